@@ -1,0 +1,1 @@
+//! What Headstart decides: plans, orders and arithmetic, without I/O.

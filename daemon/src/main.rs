@@ -1,0 +1,2 @@
+//! The Headstart command line.
+fn main() {}

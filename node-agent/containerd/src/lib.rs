@@ -1,0 +1,1 @@
+//! Makes images present in a container runtime.

@@ -1,0 +1,1 @@
+//! Hugging Face Hub: resolving a model and publishing it in cache layout.

@@ -1,0 +1,1 @@
+//! Fetches images and weights onto a node ahead of its pods.

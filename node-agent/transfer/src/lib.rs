@@ -1,0 +1,1 @@
+//! The transfer engine: ranges, many connections, verified and journaled.

@@ -1,0 +1,1 @@
+//! Confined unpacker for container image layers.
