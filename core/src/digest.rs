@@ -59,7 +59,11 @@ pub struct InvalidDigest {
 }
 
 fn parse<const N: usize>(kind: &'static str, text: &str) -> Result<[u8; N], InvalidDigest> {
-    let invalid = || InvalidDigest { kind, digits: 2 * N, found: text.chars().take(80).collect() };
+    let invalid = || InvalidDigest {
+        kind,
+        digits: 2 * N,
+        found: text.chars().take(80).collect(),
+    };
     if text.len() != 2 * N {
         return Err(invalid());
     }

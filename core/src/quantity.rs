@@ -64,8 +64,12 @@ const RATE_UNITS: &str = "MB/s, MiB/s, GB/s, Mbit/s, Gbit/s";
 
 fn split(text: &str) -> Result<(f64, &str), InvalidQuantity> {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number = text[..end].parse().map_err(|_| InvalidQuantity::Number(text.to_owned()))?;
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let number = text[..end]
+        .parse()
+        .map_err(|_| InvalidQuantity::Number(text.to_owned()))?;
     Ok((number, text[end..].trim()))
 }
 
@@ -82,10 +86,16 @@ impl FromStr for Bytes {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (number, unit) = split(text)?;
-        let known = UNITS.iter().find(|(name, _)| *name == unit && !name.ends_with("bit"));
+        let known = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit && !name.ends_with("bit"));
         let Some((_, scale)) = known else {
             let found = unit.to_owned();
-            return Err(InvalidQuantity::Unit { what: "size", found, known: BYTE_UNITS });
+            return Err(InvalidQuantity::Unit {
+                what: "size",
+                found,
+                known: BYTE_UNITS,
+            });
         };
         scaled(text, number, *scale).map(Self)
     }
@@ -96,7 +106,10 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (number, unit) = split(text)?;
-        let per_second = unit.strip_suffix("/s").or(unit.strip_suffix("ps")).unwrap_or(unit);
+        let per_second = unit
+            .strip_suffix("/s")
+            .or(unit.strip_suffix("ps"))
+            .unwrap_or(unit);
         let name = match per_second {
             "kb" => "kbit",
             "Mb" => "Mbit",
@@ -105,7 +118,11 @@ impl FromStr for Rate {
         };
         let Some((_, scale)) = UNITS.iter().find(|(known, _)| *known == name) else {
             let found = unit.to_owned();
-            return Err(InvalidQuantity::Unit { what: "rate", found, known: RATE_UNITS });
+            return Err(InvalidQuantity::Unit {
+                what: "rate",
+                found,
+                known: RATE_UNITS,
+            });
         };
         match scaled(text, number, *scale)? {
             0 => Err(InvalidQuantity::Range(text.to_owned())),
@@ -171,7 +188,13 @@ mod tests {
     fn what_is_no_quantity_is_refused_with_the_units_that_are_understood() {
         assert!("fast".parse::<Rate>().is_err());
         assert!("0".parse::<Rate>().is_err());
-        assert!("10 parsecs".parse::<Bytes>().unwrap_err().to_string().contains("GiB"));
+        assert!(
+            "10 parsecs"
+                .parse::<Bytes>()
+                .unwrap_err()
+                .to_string()
+                .contains("GiB")
+        );
         assert!("10Gbit".parse::<Bytes>().is_err());
         assert!("1e400".parse::<Bytes>().is_err());
     }
