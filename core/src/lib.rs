@@ -5,4 +5,6 @@
 //! the daemon.
 
 pub mod digest;
+pub mod pace;
 pub mod quantity;
+pub mod ranges;
