@@ -1,0 +1,91 @@
+//! Why a blob did not arrive. Each error is one line for a person: what was asked, what was
+//! found, what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headstart_core::digest::Expected;
+
+/// Why a blob was not fetched. Nothing of it is visible; what had arrived is kept for the next
+/// try unless it was wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Every source gave up for good.
+    #[error("{name}: no source has it: {}", reasons.join("; "))]
+    Sources {
+        /// The blob.
+        name: String,
+        /// What each said.
+        reasons: Vec<String>,
+    },
+    /// Nothing worth the name arrived for too long.
+    #[error("{name}: nothing arrived for {} s; last: {last}", waited.as_secs())]
+    Stalled {
+        /// The blob.
+        name: String,
+        /// How long.
+        waited: Duration,
+        /// What went wrong last.
+        last: String,
+    },
+    /// The bytes are not what was asked for.
+    #[error("{name}: content mismatch: expected {expected}, {from} sent {found}; nothing was kept")]
+    Mismatch {
+        /// The blob.
+        name: String,
+        /// What it must be.
+        expected: Expected,
+        /// What it is.
+        found: Expected,
+        /// Who sent it.
+        from: String,
+    },
+    /// The disk.
+    #[error("{name}: cannot {operation} {}: {}", path.display(), disk_advice(source))]
+    Disk {
+        /// The blob.
+        name: String,
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// Whoever reads the stream stopped.
+    #[error("{name}: its reader stopped")]
+    Reader {
+        /// The blob.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The engine is shutting down.
+    #[error("{name}: cancelled")]
+    Cancelled {
+        /// The blob.
+        name: String,
+    },
+}
+
+impl FetchError {
+    /// Whether the same fetch may succeed later without anybody changing anything here.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Stalled { .. } | Self::Cancelled { .. })
+    }
+}
+
+fn disk_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "the disk is full: free space or choose another --root",
+        io::ErrorKind::QuotaExceeded => {
+            "the disk quota is used up: raise it or choose another --root"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only",
+        io::ErrorKind::PermissionDenied => "permission denied",
+        io::ErrorKind::WouldBlock => "another process is fetching it",
+        io::ErrorKind::NotFound => "a directory on the way is gone",
+        _ => "input/output error: check the device",
+    }
+}
