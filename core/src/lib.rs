@@ -5,6 +5,7 @@
 //! the daemon.
 
 pub mod digest;
+pub mod evict;
 pub mod pace;
 pub mod quantity;
 pub mod ranges;

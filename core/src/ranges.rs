@@ -112,7 +112,7 @@ mod tests {
         set.insert(0..4);
         set.insert(8..12);
         set.insert(4..8);
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0..12]);
+        assert_eq!(set, RangeSet::whole(12));
         set.remove(5..6);
         assert_eq!(set.iter().collect::<Vec<_>>(), [0..5, 6..12]);
         assert_eq!(set.run_end(0), 5);

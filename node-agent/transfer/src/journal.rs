@@ -159,7 +159,8 @@ mod tests {
         Expected::Sha256(headstart_core::digest::Sha256([7; 32]))
     }
 
-    fn reopen(path: &std::path::Path, boot: &str) -> Vec<Range<u64>> {
+    /// Start and end of what a journal says has landed.
+    fn reopen(path: &std::path::Path, boot: &str) -> Vec<(u64, u64)> {
         let file = File::options()
             .read(true)
             .write(true)
@@ -168,7 +169,10 @@ mod tests {
             .open(path);
         let boot = BootId::named(boot);
         let (_, landed) = Journal::open(file.unwrap(), &expected(), 100, &boot).unwrap();
-        landed.iter().collect()
+        landed
+            .iter()
+            .map(|range| (range.start, range.end))
+            .collect()
     }
 
     fn written(dir: &tempfile::TempDir) -> std::path::PathBuf {
@@ -193,11 +197,11 @@ mod tests {
     fn a_journal_of_this_boot_is_believed_and_one_of_another_only_where_it_was_durable() {
         let dir = tempfile::tempdir().unwrap();
         let path = written(&dir);
-        assert_eq!(reopen(&path, "boot-1"), [0..10, 50..60]);
-        assert_eq!(reopen(&path, "boot-1"), [0..10, 50..60]);
+        assert_eq!(reopen(&path, "boot-1"), [(0, 10), (50, 60)]);
+        assert_eq!(reopen(&path, "boot-1"), [(0, 10), (50, 60)]);
         std::fs::remove_file(&path).unwrap();
         let path = written(&dir);
-        assert_eq!(reopen(&path, "boot-2"), [0..10]);
+        assert_eq!(reopen(&path, "boot-2"), vec![(0, 10)]);
     }
 
     #[test]
@@ -207,7 +211,7 @@ mod tests {
         let mut text = std::fs::read_to_string(&path).unwrap();
         text += "70 1";
         std::fs::write(&path, text).unwrap();
-        assert_eq!(reopen(&path, "boot-1"), [0..10, 50..60]);
+        assert_eq!(reopen(&path, "boot-1"), [(0, 10), (50, 60)]);
     }
 
     #[test]
