@@ -1,1 +1,3 @@
-//! Fetches images and weights onto a node ahead of its pods.
+//! The node agent: brings images and weights onto a host's disk ahead of the pods that need them.
+
+pub mod store;

@@ -1,0 +1,477 @@
+//! The store: what has been fetched, on local NVMe or wherever the root is.
+//!
+//! ```text
+//! <root>/store.json                 what this directory is, and its format
+//! <root>/lock                       held by the one agent that writes
+//! <root>/objects/sha256/ab/<hex>    verified bytes by digest, 0444
+//! <root>/objects/gitsha1/ab/<hex>   likewise, small files that the Hub names by git blob id
+//! <root>/partial/                   bytes on their way, with their journals
+//! <root>/plans/<id>.json            which files make up a model revision
+//! <root>/uses/<id>.json             when it was last used, and its pin
+//! <root>/models/<id>/hub/…          its tree in the Hugging Face cache layout, hardlinks
+//! <root>/views/                     writable views of consumers
+//! <root>/images/                    images, on hosts without containerd
+//! ```
+//!
+//! - A name under `objects` is only ever the digest of what it names; it appears by rename after
+//!   the bytes were verified and made durable.
+//! - A verified object carries a [seal](seal) in its modification time. One whose seal is broken
+//!   is unknown: it is hashed again before it is used.
+//! - Only the holder of the lock writes. Reading needs no lock.
+//! - Nothing is written unless the root is what it was said to be: ours, private, and mounted if a
+//!   mount was asked for.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use headstart_core::digest::Expected;
+use headstart_core::quantity::Bytes;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+pub use self::inventory::{Inventory, Item, State};
+pub use self::seal::{Sealed, is_sealed};
+pub use self::space::Reservation;
+
+mod inventory;
+mod seal;
+mod space;
+
+/// Format of the directory layout above.
+const FORMAT: u32 = 1;
+
+/// How much of a disk the store leaves alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Most bytes the store itself may hold; none for no limit but the disk.
+    pub max_bytes: Option<Bytes>,
+    /// Percent of the file system that stays free. The kubelet evicts pods at 10 % (nodefs) and
+    /// 15 % (imagefs) and collects images at 85 % full, so less than 15 is for disks it does not
+    /// watch.
+    pub keep_free_percent: u8,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            max_bytes: None,
+            keep_free_percent: 16,
+        }
+    }
+}
+
+/// What the root has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootRule {
+    /// Any directory.
+    Directory,
+    /// A mount point of its own; never written while the mount is missing.
+    MountPoint,
+}
+
+/// A store, open for reading; [`Store::lock`] makes it writable.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    quota: Quota,
+}
+
+/// The right to write, held until dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The mount is missing.
+    #[error(
+        "{} is not a mount point: mount the disk there, or drop --require-mount", root.display()
+    )]
+    NotMounted {
+        /// The root.
+        root: PathBuf,
+    },
+    /// Somebody else's directory.
+    #[error(
+        "{} belongs to uid {owner}, not to uid {me}: choose another --root, or run as its owner",
+        root.display()
+    )]
+    ForeignOwner {
+        /// The root.
+        root: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who asks.
+        me: u32,
+    },
+    /// Others may write into it.
+    #[error(
+        "{} has mode {mode:03o}, so others could write into it: run `chmod 700` on it if it is a store",
+        root.display()
+    )]
+    Open {
+        /// The root.
+        root: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A directory with something else in it.
+    #[error("{} is not empty and is no store: choose another --root", root.display())]
+    Foreign {
+        /// The root.
+        root: PathBuf,
+    },
+    /// No store there yet.
+    #[error("{} holds no store: nothing was fetched to it yet", root.display())]
+    Absent {
+        /// The root.
+        root: PathBuf,
+    },
+    /// A format this program does not know.
+    #[error(
+        "{} has store format {found}, this program knows {FORMAT}: use the agent that wrote it, or another --root",
+        root.display()
+    )]
+    Format {
+        /// The root.
+        root: PathBuf,
+        /// The format found.
+        found: String,
+    },
+    /// Another agent writes to it.
+    #[error("another agent (process {holder}) writes to {}: wait for it to end", root.display())]
+    Locked {
+        /// The root.
+        root: PathBuf,
+        /// Its process id, as far as known.
+        holder: String,
+    },
+    /// Not enough room.
+    #[error(
+        "no room for {}: {} may be used of {}, and {} could be evicted",
+        Bytes(*need), Bytes(*usable), root.display(), Bytes(*evictable)
+    )]
+    Full {
+        /// The root.
+        root: PathBuf,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes that may be used without crossing the quota or the free space to keep.
+        usable: u64,
+        /// Bytes that eviction could free.
+        evictable: u64,
+    },
+    /// The file system.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    headstart_store: u32,
+}
+
+impl Store {
+    /// Opens the store at `root`, which must exist.
+    pub fn open(root: &Path, rule: RootRule, quota: Quota) -> Result<Self, StoreError> {
+        let store = Self {
+            root: root.to_owned(),
+            quota,
+        };
+        if !root.is_dir() {
+            return Err(StoreError::Absent {
+                root: root.to_owned(),
+            });
+        }
+        store.check_root(rule)?;
+        match store.marker()? {
+            true => Ok(store),
+            false => Err(StoreError::Absent {
+                root: root.to_owned(),
+            }),
+        }
+    }
+
+    /// Opens the store at `root`, made if there is none, and takes its lock.
+    pub fn open_or_make(
+        root: &Path,
+        rule: RootRule,
+        quota: Quota,
+    ) -> Result<(Self, Lock), StoreError> {
+        let store = Self {
+            root: root.to_owned(),
+            quota,
+        };
+        if rule == RootRule::Directory {
+            make_dir(root)?;
+        }
+        store.check_root(rule)?;
+        if !store.marker()? {
+            store.require_empty()?;
+            // A disk fresh from mkfs belongs to root with mode 0755.
+            let private = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(root, private).map_err(StoreError::io("make private", root))?;
+        }
+        for directory in [
+            "objects",
+            "objects/sha256",
+            "objects/gitsha1",
+            "partial",
+            "plans",
+            "uses",
+            "models",
+            "views",
+            "images",
+        ] {
+            make_dir(&root.join(directory))?;
+        }
+        let lock = store.lock()?;
+        if !store.marker()? {
+            let marker = Marker {
+                headstart_store: FORMAT,
+            };
+            write_json(&store.marker_path(), &marker)?;
+        }
+        store.sweep()?;
+        Ok((store, lock))
+    }
+
+    /// Takes the right to write.
+    pub fn lock(&self) -> Result<Lock, StoreError> {
+        let path = self.root.join("lock");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
+        let file = file.map_err(StoreError::io("open", &path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => {
+                let note = file.set_len(0).and_then(|()| {
+                    io::Write::write_all(&mut &*file, std::process::id().to_string().as_bytes())
+                });
+                note.map_err(StoreError::io("write", &path))?;
+                Ok(Lock { _file: file })
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StoreError::Locked {
+                root: self.root.clone(),
+                holder: fs::read_to_string(&path).unwrap_or_default(),
+            }),
+            Err((_, errno)) => Err(StoreError::io("lock", &path)(errno.into())),
+        }
+    }
+
+    /// The directory it is in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the object of that digest is, whether it is there or not.
+    pub fn object(&self, expected: &Expected) -> PathBuf {
+        let (kind, hex) = match expected {
+            Expected::Sha256(digest) => ("sha256", digest.to_string()),
+            Expected::GitSha1(digest) => ("gitsha1", digest.to_string()),
+        };
+        self.root
+            .join("objects")
+            .join(kind)
+            .join(&hex[..2])
+            .join(hex)
+    }
+
+    /// Where its bytes are collected.
+    pub fn partial(&self, expected: &Expected) -> PathBuf {
+        let hex = match expected {
+            Expected::Sha256(digest) => digest.to_string(),
+            Expected::GitSha1(digest) => digest.to_string(),
+        };
+        self.root.join("partial").join(hex).with_extension("part")
+    }
+
+    /// Makes the directory that [`Store::object`] is in.
+    pub fn make_object_dir(&self, expected: &Expected) -> Result<(), StoreError> {
+        let path = self.object(expected);
+        make_dir(path.parent().unwrap_or(&self.root))
+    }
+
+    /// Where a plan is described.
+    pub fn plan(&self, id: &str) -> PathBuf {
+        self.root.join("plans").join(id).with_extension("json")
+    }
+
+    /// Where the uses of a plan are noted.
+    pub fn uses(&self, id: &str) -> PathBuf {
+        self.root.join("uses").join(id).with_extension("json")
+    }
+
+    /// Where its tree is.
+    pub fn model(&self, id: &str) -> PathBuf {
+        self.root.join("models").join(id)
+    }
+
+    fn marker_path(&self) -> PathBuf {
+        self.root.join("store.json")
+    }
+
+    /// Whether the marker of a store that can be used is there.
+    fn marker(&self) -> Result<bool, StoreError> {
+        let path = self.marker_path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
+        };
+        match serde_json::from_str::<Marker>(&text) {
+            Ok(marker) if marker.headstart_store == FORMAT => Ok(true),
+            Ok(marker) => Err(self.format(marker.headstart_store.to_string())),
+            Err(_) => Err(self.format("unreadable".to_owned())),
+        }
+    }
+
+    fn format(&self, found: String) -> StoreError {
+        StoreError::Format {
+            root: self.root.clone(),
+            found,
+        }
+    }
+
+    fn check_root(&self, rule: RootRule) -> Result<(), StoreError> {
+        let root = &self.root;
+        let found = fs::metadata(root).map_err(StoreError::io("open", root))?;
+        if rule == RootRule::MountPoint {
+            let parent = root.join("..");
+            let parent = fs::metadata(&parent).map_err(StoreError::io("open", &parent))?;
+            if parent.dev() == found.dev() {
+                return Err(StoreError::NotMounted { root: root.clone() });
+            }
+        }
+        let me = nix::unistd::geteuid().as_raw();
+        if found.uid() != me {
+            return Err(StoreError::ForeignOwner {
+                root: root.clone(),
+                owner: found.uid(),
+                me,
+            });
+        }
+        if found.mode() & 0o022 != 0 {
+            return Err(StoreError::Open {
+                root: root.clone(),
+                mode: found.mode() & 0o777,
+            });
+        }
+        Ok(())
+    }
+
+    fn require_empty(&self) -> Result<(), StoreError> {
+        let entries = fs::read_dir(&self.root).map_err(StoreError::io("list", &self.root))?;
+        // A kill between the directories and the marker leaves only names of ours; a fresh file
+        // system holds lost+found.
+        let ours = [
+            "objects",
+            "partial",
+            "plans",
+            "uses",
+            "models",
+            "views",
+            "images",
+            "lock",
+            "lost+found",
+        ];
+        for entry in entries {
+            let entry = entry.map_err(StoreError::io("list", &self.root))?;
+            if !ours.iter().any(|name| entry.file_name() == *name) {
+                return Err(StoreError::Foreign {
+                    root: self.root.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a killed agent left that nobody can go on with.
+    fn sweep(&self) -> Result<(), StoreError> {
+        let partial = self.root.join("partial");
+        for entry in fs::read_dir(&partial).map_err(StoreError::io("list", &partial))? {
+            let path = entry.map_err(StoreError::io("list", &partial))?.path();
+            let (part, journal) = (path.with_extension("part"), path.with_extension("journal"));
+            if !(part.is_file() && journal.is_file()) {
+                remove(&path)?;
+            }
+        }
+        for directory in ["plans", "uses"] {
+            let directory = self.root.join(directory);
+            for entry in fs::read_dir(&directory).map_err(StoreError::io("list", &directory))? {
+                let path = entry.map_err(StoreError::io("list", &directory))?.path();
+                if path.extension().is_some_and(|extension| extension == "tmp") {
+                    remove(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a private directory, and those above it as they come.
+pub(crate) fn make_dir(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(StoreError::io("make", path))
+}
+
+/// Removes a file or a tree; that it is gone already is fine.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    let removed = match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(StoreError::io("remove", path)),
+    }
+}
+
+/// Writes a small file so that it is either there whole or not at all, durably.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let text = serde_json::to_vec_pretty(value).expect("plain data serializes");
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        io::Write::write_all(&mut file, &text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(StoreError::io("write", path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! The store from every state it may be found in.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use headstart_core::digest::Sha256;
+
+use super::inventory::{Plan, PlanFile};
+use super::*;
+
+fn made() -> (tempfile::TempDir, PathBuf, Store, Lock) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let (store, lock) = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap();
+    (dir, root, store, lock)
+}
+
+fn quota() -> Quota {
+    Quota {
+        max_bytes: Some(Bytes(1000)),
+        keep_free_percent: 0,
+    }
+}
+
+fn expected(seed: u8) -> Expected {
+    Expected::Sha256(Sha256([seed; 32]))
+}
+
+/// Puts a sealed object of `size` bytes into the store.
+fn object(store: &Store, seed: u8, size: usize) -> PlanFile {
+    let expected = expected(seed);
+    store.make_object_dir(&expected).unwrap();
+    fs::write(store.object(&expected), vec![seed; size]).unwrap();
+    store.seal(&expected).unwrap();
+    PlanFile {
+        path: format!("file-{seed}"),
+        size: size as u64,
+        expected,
+    }
+}
+
+fn plan(store: &Store, name: &str, files: Vec<PlanFile>) -> Plan {
+    let plan = Plan {
+        id: name.repeat(64),
+        repo: format!("org/{name}"),
+        commit: "0".repeat(40),
+        files,
+        detail: serde_json::Value::Null,
+    };
+    store.note_plan(&plan).unwrap();
+    store.note_use(&plan.id, None).unwrap();
+    plan
+}
+
+fn states(store: &Store) -> Vec<(String, State)> {
+    let items = store.inventory().unwrap().items;
+    items
+        .into_iter()
+        .map(|item| (item.repo, item.state))
+        .collect()
+}
+
+#[test]
+fn a_store_is_private_and_opens_again() {
+    let (_dir, root, store, lock) = made();
+    assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
+    drop((store, lock));
+    Store::open(&root, RootRule::Directory, quota()).unwrap();
+    Store::open_or_make(&root, RootRule::Directory, quota()).unwrap();
+}
+
+#[test]
+fn a_second_agent_is_told_who_holds_the_store() {
+    let (_dir, root, _store, _lock) = made();
+    let error = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("process {}", std::process::id())),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_directory_that_is_not_a_store_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("thesis.tex"), "").unwrap();
+    let private = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(dir.path(), private).unwrap();
+    let error = Store::open_or_make(dir.path(), RootRule::Directory, quota()).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_root_that_others_may_write_to_is_refused() {
+    let (_dir, root, store, lock) = made();
+    drop((store, lock));
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o770)).unwrap();
+    let error = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap_err();
+    assert!(error.to_string().contains("chmod 700"), "{error}");
+}
+
+#[test]
+fn a_missing_mount_is_never_written_under() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Store::open_or_make(dir.path(), RootRule::MountPoint, quota()).unwrap_err();
+    assert!(matches!(error, StoreError::NotMounted { .. }), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_newer_format_is_refused_in_words_and_left_as_it_is() {
+    let (_dir, root, store, lock) = made();
+    drop((store, lock));
+    fs::write(root.join("store.json"), r#"{"headstart_store": 2}"#).unwrap();
+    let error = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap_err();
+    assert!(error.to_string().contains("store format 2"), "{error}");
+}
+
+#[test]
+fn an_item_is_verified_only_while_every_seal_holds() {
+    let (_dir, _root, store, _lock) = made();
+    let files = vec![object(&store, 1, 10), object(&store, 2, 20)];
+    let second = store.object(&files[1].expected);
+    plan(&store, "a", files);
+    assert_eq!(states(&store), [("org/a".to_owned(), State::Verified)]);
+
+    fs::set_permissions(&second, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&second, vec![9; 20]).unwrap();
+    assert_eq!(states(&store), [("org/a".to_owned(), State::Unknown)]);
+
+    fs::remove_file(&second).unwrap();
+    assert_eq!(states(&store), [("org/a".to_owned(), State::Partial)]);
+}
+
+#[test]
+fn eviction_frees_the_least_recently_used_and_keeps_pins_and_shared_objects() {
+    let (_dir, _root, store, _lock) = made();
+    let shared = object(&store, 1, 100);
+    let a = plan(&store, "a", vec![shared.clone(), object(&store, 2, 200)]);
+    plan(&store, "b", vec![shared.clone(), object(&store, 3, 300)]);
+    plan(&store, "c", vec![object(&store, 4, 50)]);
+    store.note_use(&a.id, None).unwrap();
+    store
+        .note_use(&"c".repeat(64), Some(Duration::from_secs(60)))
+        .unwrap();
+
+    let removed = store.evict(250).unwrap();
+    assert_eq!(removed.names, [format!("org/b@{}", "0".repeat(40))]);
+    assert_eq!(removed.bytes, 300);
+    assert!(store.object(&shared.expected).exists());
+
+    let error = store.evict(400).unwrap_err();
+    assert!(
+        matches!(error, StoreError::Full { evictable: 300, .. }),
+        "{error}"
+    );
+    assert_eq!(states(&store).len(), 2);
+}
+
+#[test]
+fn a_promise_is_kept_until_it_is_dropped_and_never_exceeds_the_quota() {
+    let (_dir, _root, store, _lock) = made();
+    let promised = Arc::new(AtomicU64::new(0));
+    let first = store.reserve(600, &promised).unwrap();
+    let error = store.reserve(600, &promised).unwrap_err();
+    assert!(
+        error.to_string().starts_with("no room for 600 B"),
+        "{error}"
+    );
+    drop(first);
+    store.reserve(600, &promised).unwrap();
+}
+
+#[test]
+fn what_a_killed_agent_left_half_done_is_swept_or_kept_as_it_deserves() {
+    let (_dir, root, store, lock) = made();
+    let kept = plan(&store, "a", vec![object(&store, 1, 10)]);
+    object(&store, 2, 20);
+    fs::write(root.join("partial/x.part"), "").unwrap();
+    fs::write(root.join("partial/y.part"), "").unwrap();
+    fs::write(root.join("partial/y.journal"), "").unwrap();
+    fs::write(root.join("plans/z.tmp"), "half").unwrap();
+    fs::write(root.join("plans/broken.json"), "{").unwrap();
+    fs::create_dir(root.join("models/without-plan")).unwrap();
+    drop((store, lock));
+    let (store, _lock) = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap();
+    let partial = fs::read_dir(root.join("partial")).unwrap().count();
+    assert_eq!(partial, 2, "the resumable pair stays");
+    assert!(!root.join("plans/z.tmp").exists());
+
+    let removed = store.gc().unwrap();
+    assert_eq!(removed.bytes, 20 + fs_dir_size() + 1);
+    assert!(!root.join("models/without-plan").exists());
+    assert!(!root.join("plans/broken.json").exists());
+    assert_eq!(states(&store), [(kept.repo, State::Verified)]);
+}
+
+/// What an empty directory counts on this file system.
+fn fs_dir_size() -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    fs::metadata(dir.path()).unwrap().len()
+}
