@@ -5,4 +5,5 @@
 //! the daemon.
 
 pub mod digest;
+pub mod model;
 pub mod quantity;
