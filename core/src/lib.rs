@@ -6,6 +6,7 @@
 
 pub mod digest;
 pub mod evict;
+pub mod model;
 pub mod pace;
 pub mod quantity;
 pub mod ranges;
