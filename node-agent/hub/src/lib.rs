@@ -1,1 +1,13 @@
 //! Hugging Face Hub: resolving a model and publishing it in cache layout.
+//!
+//! A [`plan::ModelPlan`] is everything known about a model at one commit. [`layout::Tree`] turns a
+//! plan and verified objects into a tree that every Hugging Face client reads as its own cache,
+//! and [`view::View`] gives one consumer a small writable cache of links into it.
+//!
+//! Nothing here downloads a body: bytes arrive as objects through the transfer engine.
+
+pub mod layout;
+pub mod plan;
+pub mod view;
+
+mod dir;
