@@ -1,1 +1,12 @@
 //! Local Hub, registry, fault server and shaped links that tests and the demo run against.
+//!
+//! Everything here is real: sockets on loopback, bytes made on the spot, the protocols spoken as
+//! their public servers speak them. What needs root, a network of its own or other programs is in
+//! the `e2e` test binaries, which `cargo xtask e2e` runs.
+
+pub mod faults;
+pub mod hub;
+pub mod image;
+pub mod link;
+pub mod model;
+pub mod registry;

@@ -1,0 +1,1 @@
+//! A server that breaks HTTP in every way a transfer has to survive.

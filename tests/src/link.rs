@@ -1,0 +1,1 @@
+//! Links with a rate, a delay and a cap per connection.

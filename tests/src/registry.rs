@@ -1,0 +1,1 @@
+//! A server with the surface of an OCI registry.

@@ -1,0 +1,1 @@
+//! Every Hugging Face client reads what the agent publishes.

@@ -1,0 +1,1 @@
+//! Images handed to real containerd are as if it had pulled them.

@@ -1,0 +1,1 @@
+//! The confined unpacker against hostile layers and other unpackers.
