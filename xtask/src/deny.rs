@@ -24,7 +24,7 @@ const LICENCES: [&str; 11] = [
 ];
 
 /// Crates that are not wanted, and why.
-const BANNED: [(&str, &str); 6] = [
+const BANNED: [(&str, &str); 4] = [
     (
         "openssl-sys",
         "TLS is rustls, so that a static binary needs no system library",
@@ -41,8 +41,6 @@ const BANNED: [(&str, &str); 6] = [
         "aws-sdk-ec2",
         "takes 8 GB of memory to build; clouds are thin REST clients",
     ),
-    ("chrono", "dates are jiff"),
-    ("lazy_static", "the standard library has LazyLock"),
 ];
 
 /// Where crates may come from.
