@@ -9,6 +9,7 @@
 //! Nothing here downloads a body: bytes arrive as objects through the transfer engine.
 
 pub mod access;
+pub mod adopt;
 pub mod endpoint;
 pub mod layout;
 pub mod plan;
