@@ -4,6 +4,8 @@
 //! their public servers speak them. What needs root, a network of its own or other programs is in
 //! the `e2e` test binaries, which `cargo xtask e2e` runs.
 
+pub mod containerd;
+pub mod docker_registry;
 pub mod faults;
 pub mod hub;
 pub mod image;
