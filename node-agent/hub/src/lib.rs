@@ -18,3 +18,6 @@ pub mod source;
 pub mod view;
 
 mod dir;
+
+#[cfg(test)]
+mod scripted;
