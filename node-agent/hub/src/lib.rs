@@ -16,6 +16,7 @@ pub mod plan;
 pub mod resolve;
 pub mod source;
 pub mod view;
+pub mod xet;
 
 mod dir;
 
