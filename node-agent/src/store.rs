@@ -21,20 +21,26 @@
 //! - Nothing is written unless the root is what it was said to be: ours, private, and mounted if a
 //!   mount was asked for.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use headstart_core::digest::Expected;
 use headstart_core::quantity::Bytes;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-pub use self::inventory::{Inventory, Item, State};
+pub use self::disk::{LocalDisk, local_disk};
+pub use self::images::{Image, ImageNote};
+pub use self::inventory::{Inventory, Item, Plan, PlanFile, Removed, State, Uses};
 pub use self::seal::{Sealed, is_sealed};
-pub use self::space::Reservation;
+pub use self::space::{Holding, Reservation};
 
+mod disk;
+mod images;
 mod inventory;
 mod seal;
 mod space;
@@ -63,12 +69,12 @@ impl Default for Quota {
 }
 
 /// What the root has to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootRule {
     /// Any directory.
     Directory,
-    /// A mount point of its own; never written while the mount is missing.
-    MountPoint,
+    /// At or below this mount point; never written while the mount is missing.
+    Mounted(PathBuf),
 }
 
 /// A store, open for reading; [`Store::lock`] makes it writable.
@@ -76,6 +82,7 @@ pub enum RootRule {
 pub struct Store {
     root: PathBuf,
     quota: Quota,
+    held: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// The right to write, held until dropped.
@@ -89,11 +96,11 @@ pub struct Lock {
 pub enum StoreError {
     /// The mount is missing.
     #[error(
-        "{} is not a mount point: mount the disk there, or drop --require-mount", root.display()
+        "{} is not a mount point: mount the disk there, or drop --require-mount", mount.display()
     )]
     NotMounted {
-        /// The root.
-        root: PathBuf,
+        /// The mount point that is none.
+        mount: PathBuf,
     },
     /// Somebody else's directory.
     #[error(
@@ -188,6 +195,24 @@ impl StoreError {
     }
 }
 
+impl RootRule {
+    fn check(&self) -> Result<(), StoreError> {
+        let Self::Mounted(mount) = self else {
+            return Ok(());
+        };
+        let device = |path: &Path| {
+            let found = fs::metadata(path).map_err(StoreError::io("open", path))?;
+            Ok::<_, StoreError>(found.dev())
+        };
+        match device(mount)? == device(&mount.join(".."))? {
+            true => Err(StoreError::NotMounted {
+                mount: mount.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Marker {
     headstart_store: u32,
@@ -195,17 +220,19 @@ struct Marker {
 
 impl Store {
     /// Opens the store at `root`, which must exist.
-    pub fn open(root: &Path, rule: RootRule, quota: Quota) -> Result<Self, StoreError> {
+    pub fn open(root: &Path, rule: &RootRule, quota: Quota) -> Result<Self, StoreError> {
         let store = Self {
             root: root.to_owned(),
             quota,
+            held: Arc::default(),
         };
+        rule.check()?;
         if !root.is_dir() {
             return Err(StoreError::Absent {
                 root: root.to_owned(),
             });
         }
-        store.check_root(rule)?;
+        store.check_root()?;
         match store.marker()? {
             true => Ok(store),
             false => Err(StoreError::Absent {
@@ -217,17 +244,17 @@ impl Store {
     /// Opens the store at `root`, made if there is none, and takes its lock.
     pub fn open_or_make(
         root: &Path,
-        rule: RootRule,
+        rule: &RootRule,
         quota: Quota,
     ) -> Result<(Self, Lock), StoreError> {
         let store = Self {
             root: root.to_owned(),
             quota,
+            held: Arc::default(),
         };
-        if rule == RootRule::Directory {
-            make_dir(root)?;
-        }
-        store.check_root(rule)?;
+        rule.check()?;
+        make_dir(root)?;
+        store.check_root()?;
         if !store.marker()? {
             store.require_empty()?;
             // A disk fresh from mkfs belongs to root with mode 0755.
@@ -358,16 +385,9 @@ impl Store {
         }
     }
 
-    fn check_root(&self, rule: RootRule) -> Result<(), StoreError> {
+    fn check_root(&self) -> Result<(), StoreError> {
         let root = &self.root;
         let found = fs::metadata(root).map_err(StoreError::io("open", root))?;
-        if rule == RootRule::MountPoint {
-            let parent = root.join("..");
-            let parent = fs::metadata(&parent).map_err(StoreError::io("open", &parent))?;
-            if parent.dev() == found.dev() {
-                return Err(StoreError::NotMounted { root: root.clone() });
-            }
-        }
         let me = nix::unistd::geteuid().as_raw();
         if found.uid() != me {
             return Err(StoreError::ForeignOwner {
@@ -464,13 +484,16 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Stor
         let mut file = File::create(&temporary)?;
         io::Write::write_all(&mut file, &text)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        fs::rename(&temporary, path)
     };
-    write().map_err(StoreError::io("write", path))
+    write().map_err(StoreError::io("write", path))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Makes the entries of a directory durable.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(StoreError::io("sync", path))
 }
 
 #[cfg(test)]

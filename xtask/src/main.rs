@@ -1,2 +1,70 @@
-//! The developer's one entry.
-fn main() {}
+//! The developer's one entry: checks, tests, benchmarks and the demo. CI calls nothing else.
+//!
+//! Each check is a module with a `run`; none of them knows another. A rule that is written in the
+//! style guide and can be checked is checked here.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cargo;
+mod deny;
+mod e2e;
+mod purity;
+mod test;
+mod tidy;
+
+/// Checks, tests, benchmarks and the demo of Headstart.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything below but `bench`: what CI runs
+    Test(test::Args),
+    /// Formatting
+    Fmt,
+    /// Lints, warnings denied
+    Clippy,
+    /// Documentation, warnings denied
+    Doc,
+    /// `core` decides and does nothing else
+    Purity,
+    /// House rules
+    Tidy,
+    /// Licences, sources and banned crates of the dependencies
+    Deny,
+    /// Tests against real programs; root on Debian
+    E2e(e2e::Args),
+    /// The main job in one command, without root, cluster or network
+    Demo {
+        /// Passed on to `headstart demo`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Test(args) => test::run(&args),
+        Task::Fmt => cargo::fmt(),
+        Task::Clippy => cargo::clippy(),
+        Task::Doc => cargo::doc(),
+        Task::Purity => purity::run(),
+        Task::Tidy => tidy::run(),
+        Task::Deny => deny::run(),
+        Task::E2e(args) => e2e::run(&args).map(drop),
+        Task::Demo { args } => cargo::demo(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -6,10 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use headstart_core::digest::Expected;
+use headstart_core::digest::{Expected, Sha256};
 use headstart_core::evict::{Evictable, Hold, evict};
 use serde::{Deserialize, Serialize};
 
+use super::images::Image;
 use super::seal::{Sealed, is_sealed, seal};
 use super::{Store, StoreError, remove, write_json};
 
@@ -89,6 +90,8 @@ pub struct Item {
 pub struct Inventory {
     /// Model revisions, by repository and commit.
     pub items: Vec<Item>,
+    /// Images kept as plain directories, by name.
+    pub images: Vec<Image>,
     /// Bytes of objects that belong to no model revision.
     pub orphan_bytes: u64,
     /// Bytes of unfinished files.
@@ -144,6 +147,7 @@ impl Store {
             .sum();
         Ok(Inventory {
             items,
+            images: self.images()?,
             orphan_bytes,
             partial_bytes,
             usable_bytes: self.usable()?,
@@ -215,9 +219,17 @@ impl Store {
     /// [`StoreError::Full`] when that much may not go; nothing was removed then.
     pub fn evict(&self, need: u64) -> Result<Removed, StoreError> {
         let inventory = self.inventory()?;
-        let items: Vec<Evictable<Expected>> = inventory.items.iter().map(evictable).collect();
+        let models = inventory
+            .items
+            .iter()
+            .map(|item| self.evictable_model(item));
+        let images = inventory
+            .images
+            .iter()
+            .map(|image| self.evictable_image(image));
+        let all: Vec<Evictable<Thing>> = models.chain(images).collect();
         let still = need.saturating_sub(inventory.orphan_bytes);
-        let eviction = evict(&items, still);
+        let eviction = evict(&all, still);
         if eviction.short > 0 {
             return Err(StoreError::Full {
                 root: self.root.clone(),
@@ -228,11 +240,20 @@ impl Store {
         }
         let mut removed = Removed::default();
         for index in eviction.items {
-            self.forget(&inventory.items[index].plan)?;
-            let item = &inventory.items[index];
-            removed.names.push(format!("{}@{}", item.repo, item.commit));
+            match inventory.items.get(index) {
+                Some(item) => {
+                    self.forget(&item.plan)?;
+                    removed.names.push(format!("{}@{}", item.repo, item.commit));
+                }
+                None => {
+                    let note = &inventory.images[index - inventory.items.len()].note;
+                    self.forget_image(&note.digest)?;
+                    removed.bytes += note.bytes;
+                    removed.names.push(note.name.clone());
+                }
+            }
         }
-        removed.bytes = self.remove_orphans()?;
+        removed.bytes += self.remove_orphans()?;
         Ok(removed)
     }
 
@@ -264,10 +285,21 @@ impl Store {
                 dead.push(path);
             }
         }
-        for directory in ["models", "uses"] {
+        let images = self.images()?;
+        let is_image = |id: &str| {
+            images
+                .iter()
+                .any(|image| image.note.digest.to_string() == id)
+        };
+        for directory in ["models", "uses", "images"] {
             for path in self.listed(directory)? {
                 let id = path.file_stem().unwrap_or_default().to_string_lossy();
-                if !self.plan(&id).exists() {
+                let known = match directory {
+                    "models" => self.plan(&id).exists(),
+                    "images" => is_image(&id),
+                    _ => self.plan(&id).exists() || is_image(&id),
+                };
+                if !known {
                     dead.push(path);
                 }
             }
@@ -280,7 +312,7 @@ impl Store {
         Ok(removed)
     }
 
-    fn read_uses(&self, id: &str) -> Uses {
+    pub(super) fn read_uses(&self, id: &str) -> Uses {
         read_json(&self.uses(id)).unwrap_or_default()
     }
 
@@ -289,20 +321,39 @@ impl Store {
     }
 }
 
-fn evictable(item: &Item) -> Evictable<Expected> {
-    let pinned = item
-        .uses
-        .pinned_until
-        .is_some_and(|until| until > now().as_secs());
-    Evictable {
-        objects: item
-            .plan
-            .files
-            .iter()
-            .map(|file| (file.expected, file.size))
-            .collect(),
-        last_use: item.uses.last_use,
-        hold: if pinned { Hold::Pinned } else { Hold::None },
+/// What eviction counts: files that models may share, and images as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing {
+    Object(Expected),
+    Image(Sha256),
+}
+
+impl Store {
+    fn evictable_model(&self, item: &Item) -> Evictable<Thing> {
+        let files = item.plan.files.iter();
+        Evictable {
+            objects: files
+                .map(|file| (Thing::Object(file.expected), file.size))
+                .collect(),
+            last_use: item.uses.last_use,
+            hold: self.hold_on(&item.plan.id, &item.uses),
+        }
+    }
+
+    fn evictable_image(&self, image: &Image) -> Evictable<Thing> {
+        Evictable {
+            objects: vec![(Thing::Image(image.note.digest), image.note.bytes)],
+            last_use: image.uses.last_use,
+            hold: self.hold_on(&image.note.digest.to_string(), &image.uses),
+        }
+    }
+
+    fn hold_on(&self, id: &str, uses: &Uses) -> Hold {
+        match uses.pinned_until {
+            _ if self.is_held(id) => Hold::InUse,
+            Some(until) if until > now().as_secs() => Hold::Pinned,
+            _ => Hold::None,
+        }
     }
 }
 
@@ -321,11 +372,11 @@ fn read_plan(path: &Path) -> Option<Plan> {
     (path.file_stem()?.to_str()? == plan.id).then_some(plan)
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-fn listed(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub(super) fn listed(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

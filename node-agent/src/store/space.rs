@@ -1,8 +1,9 @@
 //! Room: counted and promised before the first byte of a job is fetched.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::{Quota, Store, StoreError};
 
@@ -16,6 +17,22 @@ pub struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Keeps one item from being evicted while it is worked on or read, until dropped.
+#[derive(Debug)]
+pub struct Holding {
+    id: String,
+    held: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.held
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .remove(&self.id);
     }
 }
 
@@ -43,6 +60,25 @@ impl Room {
 }
 
 impl Store {
+    /// Keeps the item with that id, of a plan or of an image's manifest, from being evicted.
+    pub fn hold(&self, id: &str) -> Holding {
+        self.held
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert(id.to_owned());
+        Holding {
+            id: id.to_owned(),
+            held: self.held.clone(),
+        }
+    }
+
+    pub(super) fn is_held(&self, id: &str) -> bool {
+        self.held
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .contains(id)
+    }
+
     /// Promises `need` bytes, evicting what may go if that is what it takes. `promised` counts
     /// the promises of this process.
     ///
@@ -82,7 +118,10 @@ impl Store {
             .map_err(|errno| StoreError::io("measure", root)(errno.into()))?;
         let block = found.fragment_size();
         let used = match self.quota.max_bytes {
-            Some(_) => bytes_under(&root.join("objects")) + bytes_under(&root.join("partial")),
+            Some(_) => {
+                let images: u64 = self.images()?.iter().map(|image| image.note.bytes).sum();
+                images + bytes_under(&root.join("objects")) + bytes_under(&root.join("partial"))
+            }
             None => 0,
         };
         Ok(Room {

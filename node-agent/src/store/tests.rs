@@ -12,7 +12,7 @@ use super::*;
 fn made() -> (tempfile::TempDir, PathBuf, Store, Lock) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
-    let (store, lock) = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap();
+    let (store, lock) = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap();
     (dir, root, store, lock)
 }
 
@@ -66,14 +66,14 @@ fn a_store_is_private_and_opens_again() {
     let (_dir, root, store, lock) = made();
     assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
     drop((store, lock));
-    Store::open(&root, RootRule::Directory, quota()).unwrap();
-    Store::open_or_make(&root, RootRule::Directory, quota()).unwrap();
+    Store::open(&root, &RootRule::Directory, quota()).unwrap();
+    Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap();
 }
 
 #[test]
 fn a_second_agent_is_told_who_holds_the_store() {
     let (_dir, root, _store, _lock) = made();
-    let error = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap_err();
+    let error = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains(&format!("process {}", std::process::id())),
@@ -87,7 +87,7 @@ fn a_directory_that_is_not_a_store_is_left_alone() {
     fs::write(dir.path().join("thesis.tex"), "").unwrap();
     let private = fs::Permissions::from_mode(0o755);
     fs::set_permissions(dir.path(), private).unwrap();
-    let error = Store::open_or_make(dir.path(), RootRule::Directory, quota()).unwrap_err();
+    let error = Store::open_or_make(dir.path(), &RootRule::Directory, quota()).unwrap_err();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -97,14 +97,19 @@ fn a_root_that_others_may_write_to_is_refused() {
     let (_dir, root, store, lock) = made();
     drop((store, lock));
     fs::set_permissions(&root, fs::Permissions::from_mode(0o770)).unwrap();
-    let error = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap_err();
+    let error = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap_err();
     assert!(error.to_string().contains("chmod 700"), "{error}");
 }
 
 #[test]
 fn a_missing_mount_is_never_written_under() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Store::open_or_make(dir.path(), RootRule::MountPoint, quota()).unwrap_err();
+    let error = Store::open_or_make(
+        dir.path(),
+        &RootRule::Mounted(dir.path().to_owned()),
+        quota(),
+    )
+    .unwrap_err();
     assert!(matches!(error, StoreError::NotMounted { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
@@ -114,7 +119,7 @@ fn a_newer_format_is_refused_in_words_and_left_as_it_is() {
     let (_dir, root, store, lock) = made();
     drop((store, lock));
     fs::write(root.join("store.json"), r#"{"headstart_store": 2}"#).unwrap();
-    let error = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap_err();
+    let error = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap_err();
     assert!(error.to_string().contains("store format 2"), "{error}");
 }
 
@@ -185,7 +190,7 @@ fn what_a_killed_agent_left_half_done_is_swept_or_kept_as_it_deserves() {
     fs::write(root.join("plans/broken.json"), "{").unwrap();
     fs::create_dir(root.join("models/without-plan")).unwrap();
     drop((store, lock));
-    let (store, _lock) = Store::open_or_make(&root, RootRule::Directory, quota()).unwrap();
+    let (store, _lock) = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap();
     let partial = fs::read_dir(root.join("partial")).unwrap().count();
     assert_eq!(partial, 2, "the resumable pair stays");
     assert!(!root.join("plans/z.tmp").exists());
@@ -201,4 +206,58 @@ fn what_a_killed_agent_left_half_done_is_swept_or_kept_as_it_deserves() {
 fn fs_dir_size() -> u64 {
     let dir = tempfile::tempdir().unwrap();
     fs::metadata(dir.path()).unwrap().len()
+}
+
+/// Publishes an image that claims `bytes`.
+fn image(store: &Store, seed: u8, bytes: u64) -> ImageNote {
+    let note = ImageNote {
+        name: format!("registry.example/image-{seed}"),
+        digest: Sha256([seed; 32]),
+        bytes,
+    };
+    let staging = store.stage_image(&note.digest).unwrap();
+    fs::create_dir(staging.join("rootfs")).unwrap();
+    store.publish_image(&staging, &note).unwrap();
+    store.note_use(&note.digest.to_string(), None).unwrap();
+    note
+}
+
+#[test]
+fn an_image_is_seen_once_it_is_whole_and_goes_when_room_is_needed() {
+    let (_dir, root, store, lock) = made();
+    let staging = store.stage_image(&Sha256([8; 32])).unwrap();
+    fs::create_dir(staging.join("rootfs")).unwrap();
+    assert!(store.images().unwrap().is_empty());
+    let note = image(&store, 9, 400);
+    assert_eq!(store.images().unwrap()[0].note, note);
+    drop((store, lock));
+    let (store, _lock) = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap();
+    assert!(!staging.exists(), "half an image is swept");
+    let removed = store.evict(300).unwrap();
+    assert_eq!((removed.names, removed.bytes), (vec![note.name], 400));
+    assert!(store.images().unwrap().is_empty());
+}
+
+#[test]
+fn what_is_worked_on_is_not_evicted_even_if_it_was_used_least_recently() {
+    let (_dir, _root, store, _lock) = made();
+    let old = plan(&store, "a", vec![object(&store, 1, 100)]);
+    let recent = image(&store, 2, 100);
+    let holding = store.hold(&old.id);
+    assert_eq!(store.evict(100).unwrap().names, [recent.name]);
+    assert!(matches!(store.evict(100), Err(StoreError::Full { .. })));
+    drop(holding);
+    assert_eq!(store.evict(100).unwrap().names.len(), 1);
+}
+
+#[test]
+fn gc_removes_images_nobody_can_use_and_keeps_the_others() {
+    let (_dir, root, store, _lock) = made();
+    let note = image(&store, 2, 100);
+    fs::create_dir(root.join("images/half")).unwrap();
+    fs::write(root.join("uses/gone.json"), "{}").unwrap();
+    let removed = store.gc().unwrap();
+    assert_eq!(removed.names.len(), 2, "{:?}", removed.names);
+    assert_eq!(store.images().unwrap()[0].note, note);
+    assert_eq!(store.images().unwrap()[0].uses.last_use, 1);
 }

@@ -54,11 +54,11 @@ impl Origin {
     }
 }
 
-/// A secret header value and the one origin it may be sent to.
+/// Secret headers and the one origin they may be sent to.
 #[derive(Clone)]
 pub struct Credential {
     origin: Origin,
-    value: HeaderValue,
+    headers: HeaderMap,
 }
 
 impl Credential {
@@ -66,7 +66,13 @@ impl Credential {
     pub fn new(origin: Origin, value: &str) -> Option<Self> {
         let mut value = HeaderValue::from_str(value).ok()?;
         value.set_sensitive(true);
-        Some(Self { origin, value })
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+        Some(Self { origin, headers })
+    }
+
+    /// Headers of any name for `origin`: what an administrator configured for one host.
+    pub fn headers(origin: Origin, headers: HeaderMap) -> Self {
+        Self { origin, headers }
     }
 
     /// `Authorization: Bearer <token>` for `origin`.
@@ -299,7 +305,7 @@ impl Http {
         if let Some(credential) = &request.credential
             && Origin::of(&request.url).as_ref() == Some(&credential.origin)
         {
-            outgoing = outgoing.header(AUTHORIZATION, credential.value.clone());
+            outgoing = outgoing.headers(credential.headers.clone());
         }
         if let Some(body) = &request.body {
             outgoing = outgoing.body(body.clone());

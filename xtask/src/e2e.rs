@@ -1,0 +1,58 @@
+//! Tests against real programs: containerd, registries, Python clients, failing disks.
+//!
+//! They need root on Debian, because they mount, make namespaces and install what they run
+//! against. Elsewhere they are skipped as a whole, with the reason.
+
+use std::fs;
+
+use anyhow::Result;
+
+use crate::cargo;
+use crate::test::Ended;
+
+/// The test binaries, in the order they run.
+const BINARIES: [&str; 4] = ["store", "unpack", "containerd", "clients"];
+
+/// Which part to run.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Only these test binaries
+    #[arg(long, value_name = "BINARY", value_parser = BINARIES)]
+    test: Vec<String>,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Ended> {
+    if let Some(why) = unfit() {
+        return Ok(Ended::Skipped(why));
+    }
+    let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
+    for binary in BINARIES.into_iter().filter(|name| wanted(name)) {
+        let base = [
+            "test",
+            "--locked",
+            "--package",
+            "headstart-testbed",
+            "--features",
+            "e2e",
+        ];
+        let mut test = cargo::cargo(&base);
+        test.args(["--test", binary, "--"]).args(&args.filter);
+        cargo::run(&mut test)?;
+    }
+    Ok(Ended::Passed)
+}
+
+/// Why they cannot run on this machine.
+fn unfit() -> Option<String> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !release.lines().any(|line| line == "ID=debian") {
+        return Some("needs Debian, whose packages it installs".to_owned());
+    }
+    let uid = fs::metadata("/proc/self").map(|found| std::os::unix::fs::MetadataExt::uid(&found));
+    match uid {
+        Ok(0) => None,
+        _ => Some("needs root, to mount and to make namespaces".to_owned()),
+    }
+}
