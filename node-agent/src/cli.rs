@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use headstart_containerd::Depth;
 use headstart_core::quantity::{Bytes, Rate};
 use tracing_subscriber::EnvFilter;
 
@@ -102,6 +103,11 @@ pub struct WarmArgs {
     /// Directory of containerd registry host configuration (hosts.toml)
     #[arg(long, value_name = "DIR")]
     pub(crate) hosts_dir: Option<PathBuf>,
+    /// How deep images are brought: `present` lets every pod of the node use them, `layers` and
+    /// `content` still ask for the image's secret; by default an image that needs a secret stops
+    /// at `layers`
+    #[arg(long, value_name = "DEPTH", value_enum, requires = "containerd")]
+    depth: Option<DepthArg>,
     /// Image platform, for example linux/arm64; this machine's by default
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
@@ -220,7 +226,26 @@ impl StorePlace {
     }
 }
 
+/// [`Depth`] on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum DepthArg {
+    /// Layers and image record
+    Present,
+    /// Layers without image record
+    Layers,
+    /// Compressed blobs
+    Content,
+}
+
 impl WarmArgs {
+    pub(crate) fn depth(&self) -> Option<Depth> {
+        Some(match self.depth? {
+            DepthArg::Present => Depth::Present,
+            DepthArg::Layers => Depth::Layers,
+            DepthArg::Content => Depth::Content,
+        })
+    }
+
     pub(crate) fn pin(&self) -> Option<Duration> {
         self.pin.map(Duration::from_secs)
     }
@@ -263,8 +288,19 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// How this program starts itself again, for work that is done in a process of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Own {
+    /// Arguments before the agent's command, where the agent is part of another program.
+    pub prefix: &'static [&'static str],
+}
+
 /// Does what was asked for.
-pub fn run(cli: Cli) -> ExitCode {
+pub fn run(cli: Cli, own: Own) -> ExitCode {
+    if let Command::UnpackLayer = cli.command {
+        // Before anything else: the process is confined while it has one thread and no files.
+        return headstart_unpack::child_main();
+    }
     let filter = match EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -275,16 +311,12 @@ pub fn run(cli: Cli) -> ExitCode {
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
     subscriber.with_writer(std::io::stderr).init();
     match cli.command {
-        Command::Warm(args) => crate::warm::command(&args).into(),
+        Command::Warm(args) => crate::warm::command(&args, own).into(),
         Command::View(args) => crate::view::command(&args).into(),
         Command::Inspect(args) => crate::housekeeping::inspect(&args).into(),
         Command::Verify(args) => crate::housekeeping::verify(&args).into(),
         Command::Evict(args) => crate::housekeeping::evict(&args).into(),
         Command::Gc(args) => crate::housekeeping::gc(&args).into(),
-        Command::UnpackLayer => unpack_layer(),
+        Command::UnpackLayer => headstart_unpack::child_main(),
     }
-}
-
-fn unpack_layer() -> ExitCode {
-    ExitCode::FAILURE
 }

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod housekeeping;
 pub mod report;
+mod runtime;
 pub mod store;
 pub mod view;
 pub mod warm;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use headstart_agent::cli::{Cli, Own};
 
 fn main() -> ExitCode {
-    headstart_agent::cli::run(headstart_agent::cli::Cli::parse())
+    headstart_agent::cli::run(Cli::parse(), Own::default())
 }

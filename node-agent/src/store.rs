@@ -311,6 +311,11 @@ impl Store {
         }
     }
 
+    /// What it leaves alone of the disk.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
     /// The directory it is in.
     pub fn root(&self) -> &Path {
         &self.root

@@ -1,37 +1,41 @@
 //! The main job: everything asked for is resolved, reserved, fetched and published, all of it at
 //! once; what fails fails alone.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use headstart_core::model::ModelRef;
 use headstart_core::quantity::Rate;
-use headstart_hub::endpoint::{Hub, Token};
+use headstart_hub::endpoint::Hub;
+use headstart_registry::{ImageRef, Registries};
 use headstart_transfer::BootId;
 use headstart_transfer::engine::{Engine, Limits};
-use headstart_transfer::net::{HostPolicy, HostPort, Http};
+use headstart_transfer::net::{Http, NetError};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use self::objects::{Objects, Tally};
-use crate::cli::{Exit, WarmArgs};
-use crate::report::{Bound, Event, Lines, Outcome, Person, Report, Summary, chain};
-use crate::store::{Store, StoreError};
-
+use self::image::{Images, RuntimeAt};
 pub(crate) use self::model::known as known_model;
+pub(crate) use self::objects::blocking;
+use self::objects::{Objects, Tally};
+use self::wanted::Wanted;
+use crate::cli::{Exit, Own, WarmArgs};
+use crate::report::{Bound, Event, Lines, Outcome, Person, Report, Summary, chain};
+use crate::store::{Quota, Store, StoreError};
 
 mod adopt;
+mod image;
 mod model;
 mod objects;
+mod wanted;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// Why an item is not ready.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ItemError {
     /// One line for a person.
     pub(crate) said: String,
@@ -55,12 +59,14 @@ pub(crate) struct Job {
     pub(crate) report: Arc<dyn Report>,
     pub(crate) pin: Option<Duration>,
     pub(crate) adopt: Vec<PathBuf>,
+    pub(crate) own: Own,
+    pub(crate) quota: Quota,
     pub(crate) bandwidth: Option<Rate>,
     fetched: AtomicU64,
 }
 
 /// Runs `headstart-agent warm`.
-pub fn command(args: &WarmArgs) -> Exit {
+pub fn command(args: &WarmArgs, own: Own) -> Exit {
     let report: Arc<dyn Report> = match args.json {
         true => Arc::new(Lines),
         false => Arc::new(Person::default()),
@@ -91,7 +97,7 @@ pub fn command(args: &WarmArgs) -> Exit {
     };
     let exit = runtime.block_on(async {
         tokio::select! {
-            exit = run(args, wanted, store, report) => exit,
+            exit = run(args, own, wanted, store, report) => exit,
             () = interrupted() => {
                 eprintln!("stopped; what has arrived is kept for the next run");
                 Exit::Later
@@ -103,108 +109,45 @@ pub fn command(args: &WarmArgs) -> Exit {
     exit
 }
 
-/// The command line, understood.
-struct Wanted {
-    models: Vec<(String, Result<ModelRef, ItemError>)>,
-    endpoint: Url,
-    token: Option<Token>,
-    policy: HostPolicy,
-}
-
-impl Wanted {
-    fn read(args: &WarmArgs) -> Result<Self, String> {
-        let mut policy = HostPolicy::default();
-        let host = |flag: &str, text: &String| {
-            HostPort::parse(text)
-                .ok_or_else(|| format!("{flag} {text:?}: expected HOST or HOST:PORT"))
-        };
-        for text in &args.allow_private {
-            policy.private_hosts.insert(host("--allow-private", text)?);
-        }
-        for text in &args.plain_http {
-            policy.trust_plain_http(host("--plain-http", text)?);
-        }
-        if let Some(path) = &args.ca_file {
-            let pem = std::fs::read(path);
-            let pem = pem.map_err(|error| format!("--ca-file {}: {error}", path.display()))?;
-            policy.extra_roots_pem.push(pem);
-        }
-        let endpoint = Url::parse(&args.endpoint)
-            .map_err(|error| format!("--endpoint {:?}: {error}", args.endpoint))?;
-        match (endpoint.scheme(), endpoint.host_str()) {
-            ("https", Some(_)) => {}
-            ("http", Some(name)) => policy.trust_plain_http(HostPort {
-                host: name.trim_matches(['[', ']']).to_owned(),
-                port: endpoint.port_or_known_default(),
-            }),
-            _ => {
-                return Err(format!(
-                    "--endpoint {:?}: expected an https URL",
-                    args.endpoint
-                ));
-            }
-        }
-        // A mistyped name fails alone: the other items are fetched all the same.
-        let models = unique(&args.models).map(|text| {
-            let model = text.parse::<ModelRef>();
-            (
-                text.clone(),
-                model.map_err(|error| ItemError::lasting(&error)),
-            )
-        });
-        Ok(Self {
-            models: models.collect(),
-            endpoint,
-            token: args.token_file.as_deref().map(read_token).transpose()?,
-            policy,
-        })
-    }
-}
-
-async fn run(args: &WarmArgs, wanted: Wanted, store: Store, report: Arc<dyn Report>) -> Exit {
+async fn run(
+    args: &WarmArgs,
+    own: Own,
+    wanted: Wanted,
+    store: Store,
+    report: Arc<dyn Report>,
+) -> Exit {
     let started = Instant::now();
-    let limits = Limits {
-        connections: args.max_connections.into(),
-        bandwidth: args.max_bandwidth,
-        patience: Duration::from_secs(args.patience),
-        ..Limits::default()
-    };
-    let http = Http::new(wanted.policy.clone());
-    let engine = http.and_then(|http| {
-        let engine = Engine::new(&http, limits, BootId::of_this_machine())?;
-        Ok((http, engine))
-    });
-    let (http, engine) = match engine {
-        Ok(made) => made,
+    let job = match Job::new(args, own, &wanted, store, report.clone()) {
+        Ok(job) => Arc::new(job),
         Err(error) => {
             eprintln!("error: {}", chain(&error));
             return Exit::Failed;
         }
     };
-    let job = Arc::new(Job {
-        http,
-        objects: Objects::new(Arc::new(store), engine),
-        report: report.clone(),
-        pin: args.pin(),
-        adopt: args.adopt.clone(),
-        bandwidth: args.max_bandwidth,
-        fetched: AtomicU64::new(0),
-    });
     let hub = Arc::new(Hub::new(wanted.endpoint, wanted.token));
-    let mut items = tokio::task::JoinSet::new();
-    for (item, model) in wanted.models {
-        let (job, hub) = (job.clone(), hub.clone());
+    let images = Arc::new(Images {
+        registries: Registries::new(job.http.clone(), wanted.hosts, wanted.keychain),
+        platform: wanted.platform,
+        runtime: args.containerd.clone().map(RuntimeAt::new),
+        depth: args.depth(),
+    });
+    let models = wanted.models.into_iter().map(|(item, model)| {
+        let work = model.map(|model| Work::Model(hub.clone(), model));
+        (item, work)
+    });
+    let layered = wanted.images.into_iter().map(|(item, image)| {
+        let work = image.map(|image| Work::Image(images.clone(), image));
+        (item, work)
+    });
+    let mut items = JoinSet::new();
+    for (item, work) in models.chain(layered) {
+        let job = job.clone();
         items.spawn(async move {
-            let model = match model {
-                Ok(model) => model,
-                Err(error) => return (item, Err(error)),
+            let ended = match work {
+                Ok(work) => job.watched(&item, work).await,
+                Err(error) => Err(error),
             };
-            let outcome = job.clone().watched(&item, |tally, total| {
-                let (job, item) = (job.clone(), item.clone());
-                async move { model::warm(&job, &hub, &item, &model, &tally, &total).await }
-            });
-            let outcome = outcome.await;
-            (item, outcome)
+            (item, ended)
         });
     }
     let (mut ready, mut failed, mut transient) = (0, 0, true);
@@ -239,6 +182,29 @@ async fn run(args: &WarmArgs, wanted: Wanted, store: Store, report: Arc<dyn Repo
     }
 }
 
+/// What is to be done for one item.
+enum Work {
+    Model(Arc<Hub>, ModelRef),
+    Image(Arc<Images>, ImageRef),
+}
+
+impl Work {
+    async fn run(
+        self,
+        job: &Job,
+        item: &str,
+        tally: &Tally,
+        total: &AtomicU64,
+    ) -> Result<Warmed, ItemError> {
+        match self {
+            Self::Model(hub, model) => model::warm(job, &hub, item, &model, tally, total).await,
+            Self::Image(images, image) => {
+                image::warm(job, &images, item, &image, tally, total).await
+            }
+        }
+    }
+}
+
 /// What an item's work comes back with.
 pub(crate) struct Warmed {
     pub(crate) pinned: String,
@@ -248,15 +214,36 @@ pub(crate) struct Warmed {
 }
 
 impl Job {
+    fn new(
+        args: &WarmArgs,
+        own: Own,
+        wanted: &Wanted,
+        store: Store,
+        report: Arc<dyn Report>,
+    ) -> Result<Self, NetError> {
+        let limits = Limits {
+            connections: args.max_connections.into(),
+            bandwidth: args.max_bandwidth,
+            patience: Duration::from_secs(args.patience),
+            ..Limits::default()
+        };
+        let http = Http::new(wanted.policy.clone())?;
+        let engine = Engine::new(&http, limits, BootId::of_this_machine())?;
+        Ok(Self {
+            http,
+            own,
+            quota: store.quota(),
+            objects: Objects::new(Arc::new(store), engine),
+            report,
+            pin: args.pin(),
+            adopt: args.adopt.clone(),
+            bandwidth: args.max_bandwidth,
+            fetched: AtomicU64::new(0),
+        })
+    }
+
     /// Runs one item's work, telling its progress until it ends.
-    async fn watched<Work>(
-        self: Arc<Self>,
-        item: &str,
-        work: impl FnOnce(Arc<Tally>, Arc<AtomicU64>) -> Work,
-    ) -> Result<Outcome, ItemError>
-    where
-        Work: Future<Output = Result<Warmed, ItemError>>,
-    {
+    async fn watched(self: Arc<Self>, item: &str, work: Work) -> Result<Outcome, ItemError> {
         let started = Instant::now();
         let (tally, total) = (Arc::new(Tally::default()), Arc::new(AtomicU64::new(0)));
         let done = CancellationToken::new();
@@ -277,12 +264,12 @@ impl Job {
                 }
             })
         });
-        let warmed = work(tally.clone(), total.clone()).await;
+        let warmed = work.run(&self, item, &tally, &total).await;
         done.cancel();
         let _ = telling.await;
-        let warmed = warmed?;
         let sums = tally.sums();
         self.fetched.fetch_add(sums.landed, Ordering::Relaxed);
+        let warmed = warmed?;
         let took = started.elapsed();
         Ok(Outcome {
             item: item.to_owned(),
@@ -312,18 +299,6 @@ impl From<StoreError> for ItemError {
     fn from(error: StoreError) -> Self {
         Self::lasting(&error)
     }
-}
-
-fn unique(texts: &[String]) -> impl Iterator<Item = &String> {
-    let mut seen = BTreeSet::new();
-    texts.iter().filter(move |text| seen.insert(text.as_str()))
-}
-
-fn read_token(path: &Path) -> Result<Token, String> {
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|error| format!("--token-file {}: {error}", path.display()))?;
-    let token = text.parse::<Token>();
-    token.map_err(|error| format!("--token-file {}: {error}", path.display()))
 }
 
 /// Waits for SIGINT or SIGTERM.

@@ -21,7 +21,7 @@ pub use self::image::{Compression, Descriptor, Layer, RawBlob, Resolved, Secret}
 pub use self::keychain::{InvalidKeychain, Keychain};
 pub use self::platform::{InvalidPlatform, Platform};
 pub use self::reference::{ImageRef, InvalidImageRef};
-pub use self::registries::Registries;
+pub use self::registries::{Registries, RuntimeLogin};
 
 mod access;
 mod challenge;

@@ -15,7 +15,7 @@ use crate::access::{Access, Answer, Question};
 use crate::error::{MirrorFailure, ResolveError, chain};
 use crate::hosts::{Endpoint, HostsDir};
 use crate::image::{Descriptor, Layer, RawBlob, Resolved, Secret, chain_ids, sha256};
-use crate::keychain::{Keychain, Login};
+use crate::keychain::{Keychain, Login, LoginSecret};
 use crate::manifest::{self, Config, Document, Entry, Image, Problem};
 use crate::platform::Platform;
 use crate::reference::ImageRef;
@@ -48,6 +48,22 @@ pub struct Registries {
     keychain: Arc<Keychain>,
     trusted_realms: Arc<Vec<HostPort>>,
     accesses: Arc<Mutex<HashMap<AccessKey, Arc<Access>>>>,
+}
+
+/// A login in the form that a container runtime takes it. Not `Debug`: it is secret.
+#[derive(Clone)]
+pub enum RuntimeLogin {
+    /// A name and a password.
+    Basic {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// An OAuth2 refresh token.
+    Identity(String),
+    /// A bearer token for the registry itself.
+    Registry(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +144,18 @@ impl Registries {
             Arc::new(RegistryBlob::new(access, image, layer.descriptor.digest))
         };
         endpoints.map(source).collect()
+    }
+
+    /// The best login for `image`, for a runtime that pulls it itself. It is handed to a program
+    /// of this host and travels by that program's rules, not by ours.
+    pub fn runtime_login(&self, image: &ImageRef) -> Option<RuntimeLogin> {
+        let logins = self.keychain.logins(image.registry(), image.repository());
+        let login = logins.into_iter().next()?;
+        Some(match login.secret.clone() {
+            LoginSecret::Basic { user, password } => RuntimeLogin::Basic { user, password },
+            LoginSecret::Identity(token) => RuntimeLogin::Identity(token),
+            LoginSecret::Registry(token) => RuntimeLogin::Registry(token),
+        })
     }
 
     fn endpoints(&self, image: &ImageRef) -> Result<Vec<Endpoint>, ResolveError> {

@@ -128,6 +128,15 @@ impl Objects {
         .await
     }
 
+    /// Promises room for `bytes` that are not objects.
+    pub(crate) async fn promise(
+        &self,
+        bytes: u64,
+    ) -> Result<crate::store::Reservation, StoreError> {
+        let (store, promised) = (self.store.clone(), self.promised.clone());
+        blocking(move || store.reserve(bytes, &promised)).await
+    }
+
     /// Makes every one of `blobs` an object. All are tried; the errors come back.
     pub(crate) async fn ensure(&self, mut blobs: Vec<Blob>, tally: &Tally) -> Vec<ObjectError> {
         blobs.sort_by_key(|blob| (blob.priority, u64::MAX - blob.size));

@@ -1,0 +1,262 @@
+//! One image: resolved to a manifest, its layers unpacked as they arrive, handed to whoever runs
+//! containers here.
+//!
+//! Layers are fetched and unpacked in any order, the largest first, each by a confined process of
+//! its own, and landed in chain order as soon as all below them have landed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use headstart_containerd as containerd;
+use headstart_containerd::Depth;
+use headstart_registry::{ImageRef, Platform, Registries, ResolveError, Resolved, Secret};
+use tokio::sync::OnceCell;
+
+use self::layer::Layers;
+use super::objects::Tally;
+use super::{ItemError, Job, Warmed};
+use crate::report::{Event, chain};
+use crate::runtime::{
+    DirectoryLanding, Landing, LandingError, SnapshotLanding, require_room, spec, tell_only,
+};
+
+mod content;
+mod layer;
+
+/// Unpacked bytes for each compressed one, to reserve room by: images of machine code and Python
+/// measure about 2.
+const UNPACKED_RATIO: u64 = 3;
+
+/// How long layers that need a secret are held when nobody says: a pod that has not come by then
+/// pulls as always.
+const HOLD: Duration = Duration::from_secs(3600);
+
+/// What warming an image needs besides the job.
+pub(crate) struct Images {
+    pub(crate) registries: Registries,
+    pub(crate) platform: Platform,
+    /// Where containers run; none for plain directories in the store.
+    pub(crate) runtime: Option<RuntimeAt>,
+    /// How deep an image is brought; by what it needs when absent.
+    pub(crate) depth: Option<Depth>,
+}
+
+/// A container runtime, connected to when the first image needs it.
+pub(crate) struct RuntimeAt {
+    socket: PathBuf,
+    runtime: OnceCell<containerd::Runtime>,
+}
+
+impl RuntimeAt {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            runtime: OnceCell::new(),
+        }
+    }
+
+    /// The runtime, after what dead sessions left was removed.
+    async fn connected(&self) -> Result<&containerd::Runtime, containerd::Error> {
+        let connect = || async {
+            let config = containerd::Config::new(&self.socket);
+            let runtime = containerd::Runtime::connect(config).await?;
+            if let Err(error) = runtime.sweep().await {
+                tell_only(&error);
+            }
+            Ok(runtime)
+        };
+        self.runtime.get_or_try_init(connect).await
+    }
+}
+
+/// Makes `image` ready.
+pub(crate) async fn warm(
+    job: &Job,
+    images: &Images,
+    item: &str,
+    image: &ImageRef,
+    tally: &Tally,
+    total: &AtomicU64,
+) -> Result<Warmed, ItemError> {
+    let resolved = images.registries.resolve(image, &images.platform).await?;
+    total.store(resolved.layer_bytes(), Ordering::Relaxed);
+    let layers = Layers {
+        job,
+        item,
+        registries: &images.registries,
+        resolved: &resolved,
+        tally,
+        unpack_wait: Arc::default(),
+    };
+    let place = match &images.runtime {
+        Some(at) => {
+            let runtime = at.connected().await?;
+            images.into_containerd(layers.clone(), runtime).await?
+        }
+        None => into_directory(layers.clone()).await?,
+    };
+    Ok(Warmed {
+        pinned: resolved.pinned().to_string(),
+        place,
+        unpack_wait: layers.unpack_wait.load(Ordering::Relaxed),
+    })
+}
+
+impl Images {
+    async fn into_containerd(
+        &self,
+        layers: Layers<'_>,
+        runtime: &containerd::Runtime,
+    ) -> Result<String, ItemError> {
+        let detected = runtime.detect().await?;
+        let depth = self.depth.unwrap_or(match layers.resolved.secret {
+            Secret::Anonymous => Depth::Present,
+            // An image record would let any pod of the node use it.
+            Secret::NeededFor { .. } => Depth::Layers,
+        });
+        let hold = layers.job.pin.unwrap_or(match depth {
+            Depth::Present => Duration::ZERO,
+            Depth::Layers | Depth::Content => HOLD,
+        });
+        match (&detected.verdict, depth) {
+            (containerd::Verdict::Fast { staging }, Depth::Present | Depth::Layers) => {
+                let spec = spec(layers.resolved);
+                let landing = SnapshotLanding::begin(runtime, spec, depth, hold).await?;
+                let lacking = layers.announce(&landing.missing());
+                let near = staging.parent().unwrap_or(staging).to_owned();
+                require_room(near, lacking * UNPACKED_RATIO, layers.job.quota)?;
+                land(&layers, Box::new(landing)).await
+            }
+            (containerd::Verdict::Cri { why }, Depth::Present) => {
+                tracing::info!(%why, "the runtime pulls the image itself");
+                let every: Vec<usize> = (0..layers.resolved.layers.len()).collect();
+                layers.announce(&every);
+                let name = layers.resolved.image.to_string();
+                let id = runtime.pull(&name, self.login(layers.resolved)).await?;
+                Ok(format!(
+                    "present in {}, pulled by it: {id}",
+                    detected.version
+                ))
+            }
+            (_, Depth::Layers | Depth::Content) => {
+                let every: Vec<usize> = (0..layers.resolved.layers.len()).collect();
+                layers.announce(&every);
+                content::store(&layers, runtime, hold).await
+            }
+        }
+    }
+
+    fn login(&self, resolved: &Resolved) -> Option<containerd::Auth> {
+        use headstart_registry::RuntimeLogin;
+        Some(match self.registries.runtime_login(&resolved.image)? {
+            RuntimeLogin::Basic { user, password } => containerd::Auth::Basic {
+                username: user,
+                password,
+            },
+            RuntimeLogin::Identity(token) => containerd::Auth::IdentityToken(token),
+            RuntimeLogin::Registry(token) => containerd::Auth::RegistryToken(token),
+        })
+    }
+}
+
+async fn into_directory(layers: Layers<'_>) -> Result<String, ItemError> {
+    let store = layers.job.objects.store.clone();
+    let digest = layers.resolved.manifest.descriptor.digest;
+    let id = digest.to_string();
+    let _held = store.hold(&id);
+    let place = match DirectoryLanding::begin(store.clone(), layers.resolved).await? {
+        Some(landing) => {
+            let lacking = layers.announce(&landing.missing());
+            let _reserved = layers.job.objects.promise(lacking * UNPACKED_RATIO).await?;
+            land(&layers, Box::new(landing)).await?
+        }
+        None => {
+            layers.announce(&[]);
+            DirectoryLanding::place(&store, &digest)
+        }
+    };
+    let pin = layers.job.pin;
+    super::blocking(move || store.note_use(&id, pin)).await?;
+    Ok(place)
+}
+
+/// Fetches and unpacks every missing layer, lands each when its turn has come, and makes the whole
+/// usable.
+async fn land(layers: &Layers<'_>, mut landing: Box<dyn Landing>) -> Result<String, ItemError> {
+    match land_layers(layers, landing.as_mut()).await {
+        Ok(()) => Ok(landing.finish().await?),
+        Err(error) => {
+            landing.leave().await;
+            Err(error)
+        }
+    }
+}
+
+async fn land_layers(layers: &Layers<'_>, landing: &mut dyn Landing) -> Result<(), ItemError> {
+    let missing = landing.missing();
+    let mut order = Vec::new();
+    for &layer in &missing {
+        order.push((layer, landing.stage(layer)?));
+    }
+    let style = landing.style();
+    let size = |layer: usize| layers.resolved.layers[layer].descriptor.size;
+    order.sort_by_key(|(layer, _)| std::cmp::Reverse(size(*layer)));
+    let at_once = std::thread::available_parallelism().map_or(2, usize::from);
+    let mut arriving = stream::iter(order)
+        .map(|(layer, staged)| async move { (layer, layers.bring(layer, staged, style).await) })
+        .buffer_unordered(at_once.clamp(2, 8));
+    let mut waiting = BTreeMap::new();
+    let mut turns = missing.into_iter().peekable();
+    while let Some((layer, brought)) = arriving.next().await {
+        waiting.insert(layer, brought?);
+        while let Some(&layer) = turns.peek()
+            && let Some(unpacked) = waiting.remove(&layer)
+        {
+            landing.land(layer, unpacked).await?;
+            turns.next();
+        }
+    }
+    Ok(())
+}
+
+impl Layers<'_> {
+    /// Tells what is to be fetched; its bytes.
+    fn announce(&self, missing: &[usize]) -> u64 {
+        let total = self.resolved.layer_bytes();
+        let sizes = missing
+            .iter()
+            .map(|&layer| self.resolved.layers[layer].descriptor.size);
+        let lacking = sizes.sum::<u64>();
+        let had = total.saturating_sub(lacking);
+        self.tally.had.fetch_add(had, Ordering::Relaxed);
+        self.job.report.tell(Event::Resolved {
+            item: self.item.to_owned(),
+            pinned: self.resolved.pinned().to_string(),
+            total_bytes: total,
+            missing_bytes: lacking.min(total),
+        });
+        lacking
+    }
+}
+
+impl From<ResolveError> for ItemError {
+    fn from(error: ResolveError) -> Self {
+        Self {
+            said: chain(&error),
+            transient: error.is_transient(),
+        }
+    }
+}
+
+impl From<LandingError> for ItemError {
+    fn from(error: LandingError) -> Self {
+        Self {
+            said: chain(&error),
+            transient: error.is_transient(),
+        }
+    }
+}
