@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use headstart_transfer::net::{Credential, HostPort, Http, NetError, Origin, Request, Response};
+use http::header::{AUTHORIZATION, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -91,7 +92,7 @@ struct State {
 }
 
 struct Grant {
-    credential: Credential,
+    authorization: HeaderValue,
     good_until: Option<Instant>,
     worked: bool,
 }
@@ -224,15 +225,17 @@ impl Access {
             self.acquire(&mut state, &challenge, &mut Vec::new())
                 .await?;
         }
-        let granted = state.grant.as_ref().map(|grant| grant.credential.clone());
         let login = self.logins.get(state.login).and_then(Option::as_ref);
-        let configured = (!self.endpoint.headers.is_empty()).then(|| {
-            Credential::headers(self.endpoint.origin.clone(), self.endpoint.headers.clone())
-        });
+        let mut headers = self.endpoint.headers.clone();
+        let anonymous = headers.is_empty() && (state.grant.is_none() || login.is_none());
+        if let Some(grant) = &state.grant {
+            headers.insert(AUTHORIZATION, grant.authorization.clone());
+        }
+        let origin = self.endpoint.origin.clone();
         Ok(Carried {
-            anonymous: configured.is_none() && (granted.is_none() || login.is_none()),
+            credential: (!headers.is_empty()).then(|| Credential::headers(origin, headers)),
             generation: state.generation,
-            credential: granted.or(configured),
+            anonymous,
         })
     }
 
@@ -314,23 +317,25 @@ impl Access {
         challenge: &Challenge,
         login: Option<&Login>,
     ) -> Result<Result<Grant, String>, AskError> {
-        let origin = self.endpoint.origin.clone();
-        let made = |credential: Option<Credential>, good_until| match (credential, login) {
-            (Some(credential), _) => Ok(Grant {
-                credential,
-                good_until,
-                worked: false,
-            }),
-            (None, Some(login)) => Err(format!("the login from {} is no header", login.from)),
-            (None, None) => Err("the token is no header".to_owned()),
+        let made = |text: &str, good_until| match (HeaderValue::from_str(text), login) {
+            (Ok(mut authorization), _) => {
+                authorization.set_sensitive(true);
+                Ok(Grant {
+                    authorization,
+                    good_until,
+                    worked: false,
+                })
+            }
+            (Err(_), Some(login)) => Err(format!("the login from {} is no header", login.from)),
+            (Err(_), None) => Err("the token is no header".to_owned()),
         };
         Ok(
             match (challenge, login.map(|login| (login, &login.secret))) {
                 (_, Some((_, LoginSecret::Registry(token)))) => {
-                    made(Credential::bearer(origin, token), None)
+                    made(&format!("Bearer {token}"), None)
                 }
                 (Challenge::Basic, Some((_, LoginSecret::Basic { user, password }))) => {
-                    made(basic(origin, user, password), None)
+                    made(&basic(user, password), None)
                 }
                 (Challenge::Basic, Some((login, LoginSecret::Identity(_)))) => Err(format!(
                     "{} wants user and password, the login from {} is an identity token",
@@ -346,10 +351,9 @@ impl Access {
                         trusted: &self.trusted,
                     };
                     match request.send(&self.http).await? {
-                        Ok(token) => made(
-                            Credential::bearer(origin, &token.value),
-                            Some(token.good_until),
-                        ),
+                        Ok(token) => {
+                            made(&format!("Bearer {}", token.value), Some(token.good_until))
+                        }
                         Err(denial) => Err(denial),
                     }
                 }

@@ -159,8 +159,8 @@ pub enum ResolveError {
         /// Why.
         source: InvalidHosts,
     },
-    /// Neither a mirror nor the registry gave it. The message is the registry's.
-    #[error("{last} (before that: {})", joined(mirrors))]
+    /// Neither a mirror nor the registry gave it. What the registry said is the source.
+    #[error("the mirrors failed ({}), then the registry", joined(mirrors))]
     EveryEndpoint {
         /// What each mirror said.
         mirrors: Vec<MirrorFailure>,

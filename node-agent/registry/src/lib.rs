@@ -33,5 +33,6 @@ mod manifest;
 mod platform;
 mod reference;
 mod registries;
+mod resolve;
 mod source;
 mod token;

@@ -138,7 +138,7 @@ impl TokenRequest<'_> {
         }
         let credential = match self.login.map(|login| &login.secret) {
             Some(LoginSecret::Basic { user, password }) => {
-                Origin::of(&url).and_then(|origin| basic(origin, user, password))
+                Origin::of(&url).and_then(|origin| Credential::new(origin, &basic(user, password)))
             }
             _ => None,
         };
@@ -171,10 +171,9 @@ struct Granted {
     expires_in: Option<i64>,
 }
 
-/// User and password for `origin`.
-pub(crate) fn basic(origin: Origin, user: &str, password: &str) -> Option<Credential> {
-    let encoded = STANDARD.encode(format!("{user}:{password}"));
-    Credential::new(origin, &format!("Basic {encoded}"))
+/// An `Authorization` of user and password.
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 fn shown_host(url: &Url) -> String {

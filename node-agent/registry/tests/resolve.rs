@@ -230,6 +230,34 @@ async fn a_token_is_fetched_once_with_the_login_and_the_login_goes_nowhere_else(
 }
 
 #[tokio::test]
+async fn a_token_is_used_until_it_runs_out_and_renewed_before_it_is_refused() {
+    let server = Server::start().await;
+    put_image(&server, "v1", "amd64");
+    token_auth(&server);
+    let logins = login(&server.address, "ann", "secret-word");
+    let with_login = |server: &Server| {
+        let tokens = server
+            .log()
+            .into_iter()
+            .filter(|seen| seen.path == "/token");
+        tokens.filter(|seen| seen.authorization.is_some()).count()
+    };
+    let long = registries(Server::policy(&[&server]), logins.clone());
+    for _ in 0..3 {
+        resolve(&long, &server, ":v1").await.unwrap();
+    }
+    assert_eq!(with_login(&server), 1);
+    // The server takes these tokens for ever: only their announced life makes for new ones.
+    server.with(|content| content.token_life = Some(1));
+    let short = registries(Server::policy(&[&server]), logins);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while with_login(&server) < 3 {
+        assert!(std::time::Instant::now() < deadline);
+        resolve(&short, &server, ":v1").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_identity_token_is_exchanged_in_a_form_and_never_in_a_url() {
     let server = Server::start().await;
     put_image(&server, "v1", "amd64");
@@ -451,9 +479,8 @@ async fn a_busy_registry_is_asked_again_as_late_as_it_asks_and_not_for_ever() {
     resolve(&open(&server), &server, ":v1").await.unwrap();
     assert!(start.elapsed() >= std::time::Duration::from_secs(1));
     server.with(|content| {
-        content
-            .faults
-            .push_back(answer_with(429, "retry-after", "3600"))
+        let fault = answer_with(429, "retry-after", "3600");
+        content.faults.push_back(fault);
     });
     let error = resolve(&open(&server), &server, ":v1").await.unwrap_err();
     assert!(matches!(error, ResolveError::RateLimited { .. }), "{error}");
