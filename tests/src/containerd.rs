@@ -215,26 +215,41 @@ impl Drop for Containerd {
 impl Settings {
     fn config(&self, version: Version, directory: &Path) -> String {
         let at = directory.display();
+        // Configuration version 3 knows the CRI as three plugins, one before as one.
+        let (number, images, containerd, runtime) = match version {
+            Version::V1_6 | Version::V1_7 => {
+                let cri = "io.containerd.grpc.v1.cri";
+                (2, cri, format!("\"{cri}\".containerd"), cri)
+            }
+            Version::V2 => {
+                let images = "io.containerd.cri.v1.images";
+                let runtime = "io.containerd.cri.v1.runtime";
+                (3, images, format!("\"{images}\""), runtime)
+            }
+        };
         let mut config = format!(
-            "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
+            "version = {number}\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
              [grpc]\naddress = \"{at}/containerd.sock\"\n\
              [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{at}/opt\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\"]\n\
-             restrict_oom_score_adj = true\nstream_server_address = \"127.0.0.1\"\n"
+             [plugins.\"{runtime}\"]\nrestrict_oom_score_adj = true\n"
         );
         if version != Version::V1_6 {
             config += "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n";
         }
         config += &format!(
-            "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndiscard_unpacked_layers = {}\n",
+            "[plugins.{containerd}]\ndiscard_unpacked_layers = {}\n",
             self.discard_unpacked_layers
         );
         if let Some(snapshotter) = &self.snapshotter {
             config += &format!("snapshotter = \"{snapshotter}\"\n");
+            if version == Version::V2 {
+                // The transfer service unpacks for the default snapshotter only.
+                config += "use_local_image_pull = true\n";
+            }
         }
         if let Some(path) = &self.registry_config {
             config += &format!(
-                "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{}\"\n",
+                "[plugins.\"{images}\".registry]\nconfig_path = \"{}\"\n",
                 path.display()
             );
         }

@@ -3,6 +3,8 @@
 //! Each proof runs on bookworm's containerd 1.6; the core ones on 1.7 and 2.x too. Every case has
 //! a containerd and a registry of its own.
 
+#[path = "containerd/killed.rs"]
+mod killed;
 #[path = "containerd/world.rs"]
 mod world;
 
@@ -13,7 +15,7 @@ use headstart_containerd::{Auth, Committed, Config, Depth, Error, Runtime, Verdi
 use headstart_core::digest::Sha256;
 use headstart_testbed::containerd::{Settings, Version};
 use headstart_testbed::docker_registry::{Access, PASSWORD, USER};
-use world::{Kind, World};
+use world::{Kind, World, warm};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -74,7 +76,7 @@ async fn present(version: Version) -> Result<()> {
         "{:?}",
         runtime.detect().await?
     );
-    let held = world.warm(&runtime, &image, Depth::Present, HOUR).await?;
+    let held = warm(&runtime, &image, Depth::Present, HOUR).await?;
     assert_eq!(held.image_id, image.spec.config.descriptor.digest);
 
     let listed = runtime.list().await?;
@@ -82,7 +84,7 @@ async fn present(version: Version) -> Result<()> {
         panic!("expected one image: {listed:?}");
     };
     assert_eq!(listed.id, held.image_id.prefixed());
-    assert_eq!(listed.tags, [image.reference.clone()]);
+    assert_eq!(listed.tags, std::slice::from_ref(&image.reference));
     assert_eq!(listed.digests, [image.by_digest()]);
     // 1.6.20 is older than pinning.
     assert_eq!(listed.pinned, version != Version::V1_6);
@@ -102,13 +104,18 @@ async fn present(version: Version) -> Result<()> {
 }
 
 async fn present_by_index(version: Version) -> Result<()> {
-    let world = World::start(version, Access::Open, Settings::default()).await?;
+    let settings = Settings {
+        discard_unpacked_layers: true,
+        ..Settings::default()
+    };
+    let world = World::start(version, Access::Open, settings).await?;
     let before = world.inventory().await?;
     let image = world.push("team/app", "1", Kind::Index)?;
     let runtime = world.runtime().await?;
-    world
-        .warm(&runtime, &image, Depth::Present, Duration::ZERO)
-        .await?;
+    // containerd 2 does not tell.
+    let told = (version != Version::V2).then_some(true);
+    assert_eq!(runtime.detect().await?.discard_unpacked_layers, told);
+    warm(&runtime, &image, Depth::Present, Duration::ZERO).await?;
     let status = runtime.status(&image.reference).await?.expect("listed");
     assert_eq!(status.digests, [image.by_digest()]);
     assert!(!status.pinned);
@@ -164,7 +171,7 @@ async fn racing_pull(version: Version) -> Result<()> {
             let (runtime, reference) = (runtime.clone(), image.reference.clone());
             async move { runtime.pull(&reference, None).await }
         });
-        world.warm(&runtime, &image, Depth::Present, HOUR).await?;
+        warm(&runtime, &image, Depth::Present, HOUR).await?;
         pulling.await??;
         world.run(&image)?;
         runtime.remove(&image.reference).await?;
@@ -178,7 +185,7 @@ async fn layers_only(version: Version) -> Result<()> {
     let before = world.inventory().await?;
     let image = world.push("team/secret", "1", Kind::Manifest)?;
     let runtime = world.runtime().await?;
-    let held = world.warm(&runtime, &image, Depth::Layers, HOUR).await?;
+    let held = warm(&runtime, &image, Depth::Layers, HOUR).await?;
     assert!(held.until.is_some());
     let layers = world.inventory().await?;
     assert_eq!(layers.snapshots.len(), image.spec.layers.len());
@@ -188,7 +195,10 @@ async fn layers_only(version: Version) -> Result<()> {
     );
 
     for auth in [None, wrong()] {
-        let error = runtime.pull(&image.reference, auth).await.unwrap_err();
+        let error = runtime
+            .pull(&image.reference, auth)
+            .await
+            .expect_err("a secret is needed");
         assert!(error.is_unauthorized(), "{error}");
     }
     for name in [
@@ -227,7 +237,10 @@ async fn content_only(version: Version) -> Result<()> {
         assert!(session.blob(layer).await?.is_none());
     }
     session.finish().await?;
-    let error = runtime.pull(&image.reference, wrong()).await.unwrap_err();
+    let error = runtime
+        .pull(&image.reference, wrong())
+        .await
+        .expect_err("a secret is needed");
     assert!(error.is_unauthorized(), "{error}");
     world.collect()?;
     assert_eq!(
@@ -379,8 +392,8 @@ async fn pins_and_holds_end_and_can_be_renewed() -> Result<()> {
     let runtime = world.runtime().await?;
     let (pin, hold) = (public.spec.target.digest, secret.spec.target.digest);
     let short = Duration::from_secs(2);
-    world.warm(&runtime, &public, Depth::Present, short).await?;
-    world.warm(&runtime, &secret, Depth::Layers, short).await?;
+    warm(&runtime, &public, Depth::Present, short).await?;
+    warm(&runtime, &secret, Depth::Layers, short).await?;
     assert!(runtime.renew(&pin, HOUR).await? && runtime.renew(&hold, HOUR).await?);
     tokio::time::sleep(short + Duration::from_secs(1)).await;
     assert_eq!(
@@ -515,4 +528,96 @@ async fn a_socket_where_nobody_listens_is_named() {
         error.contains("/nowhere/containerd.sock") && !error.contains('\n'),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_docker_schema_2_image_is_present_as_if_pulled() -> Result<()> {
+    let world = World::start(Version::V1_6, Access::Open, Settings::default()).await?;
+    let before = world.inventory().await?;
+    let image = world.push("team/app", "1", Kind::Docker)?;
+    let runtime = world.runtime().await?;
+    warm(&runtime, &image, Depth::Present, HOUR).await?;
+    runtime.pull(&image.reference, None).await?;
+    assert_eq!(world.layer_fetches(&image)?, 0);
+    world.run(&image)?;
+    runtime.remove(&image.reference).await?;
+    world.until_reclaimed(&before).await
+}
+
+#[tokio::test]
+async fn a_session_that_outlives_its_lease_keeps_its_layers_and_a_dropped_one_does_not()
+-> Result<()> {
+    let world = World::start(Version::V1_6, Access::Open, Settings::default()).await?;
+    let before = world.inventory().await?;
+    let image = world.push("team/app", "1", Kind::Manifest)?;
+    let life = Duration::from_secs(3);
+    let config = Config {
+        session_lease: life,
+        ..Config::new(world.containerd.socket())
+    };
+    let runtime = Runtime::connect(config).await?;
+    let mut session = runtime
+        .begin(image.spec.clone(), Depth::Present, HOUR)
+        .await?;
+    for layer in session.missing() {
+        image.unpack(layer, &session.staging(layer)?)?;
+        session
+            .commit(layer, image.diff_id(layer), |_| Ok(()))
+            .await?;
+        tokio::time::sleep(life).await;
+        world.collect()?;
+        assert_eq!(world.inventory().await?.snapshots.len(), layer + 1);
+    }
+    drop(session);
+    tokio::time::sleep(life + Duration::from_secs(1)).await;
+    world.collect()?;
+    assert_eq!(world.inventory().await?.snapshots, before.snapshots);
+    assert_eq!(runtime.sweep().await?.staging, 1);
+    world.until_reclaimed(&before).await
+}
+
+#[tokio::test]
+async fn a_dropped_session_leaves_its_layers_to_the_next_and_nothing_else() -> Result<()> {
+    let world = World::start(Version::V1_6, Access::Open, Settings::default()).await?;
+    let before = world.inventory().await?;
+    let image = world.push("team/app", "1", Kind::Manifest)?;
+    let runtime = world.runtime().await?;
+    let mut session = runtime
+        .begin(image.spec.clone(), Depth::Present, HOUR)
+        .await?;
+    for layer in session.missing() {
+        image.unpack(layer, &session.staging(layer)?)?;
+    }
+    session.commit(0, image.diff_id(0), |_| Ok(())).await?;
+    let mut writer = session.blob(1).await?.expect("not there yet");
+    writer.write(&image.blob(1)[..1000]).await?;
+    drop((writer, session));
+    assert_eq!(runtime.sweep().await?.staging, 1);
+    world.collect()?;
+    let session = runtime
+        .begin(image.spec.clone(), Depth::Present, HOUR)
+        .await?;
+    assert_eq!(session.missing(), [1, 2]);
+    let mut writer = session.blob(1).await?.expect("not there yet");
+    writer.write(image.blob(1)).await?;
+    writer.commit().await?;
+    session.abandon().await?;
+    world.until_reclaimed(&before).await
+}
+
+#[tokio::test]
+async fn a_dropped_pull_stops() -> Result<()> {
+    let world = World::start(Version::V1_6, Access::Open, Settings::default()).await?;
+    let before = world.inventory().await?;
+    let image = world.push("team/app", "1", Kind::Manifest)?;
+    let runtime = world.runtime().await?;
+    let pull = runtime.pull(&image.reference, None);
+    let dropped = tokio::time::timeout(Duration::from_millis(20), pull).await;
+    assert!(
+        dropped.is_err(),
+        "the pull was over before it could be dropped"
+    );
+    world.until_reclaimed(&before).await?;
+    assert_eq!(runtime.status(&image.reference).await?, None);
+    Ok(())
 }

@@ -42,6 +42,9 @@ pub struct Config {
     pub host_root: PathBuf,
     /// Whether layers reach the disk before they are committed.
     pub durability: Durability,
+    /// How long a session's lease lives; it is renewed at each third. A dead session's layers stay
+    /// as long for its successor.
+    pub session_lease: Duration,
     /// Whether layer blobs are stored too, for those who export or push images from the node.
     pub keep_blobs: bool,
 }
@@ -65,6 +68,7 @@ impl Config {
             namespace: "k8s.io".into(),
             host_root: "/".into(),
             durability: Durability::Always,
+            session_lease: Duration::from_secs(30 * 60),
             keep_blobs: false,
         }
     }

@@ -9,8 +9,7 @@ use crate::client::{MAX_ANSWER_BYTES, Runtime};
 use crate::error::Error;
 use crate::proto::content::content_client::ContentClient;
 use crate::proto::content::{
-    AbortRequest, Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest,
-    WriteContentResponse,
+    Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest, WriteContentResponse,
 };
 use crate::spec::{Blob, Descriptor, Labels};
 
@@ -93,8 +92,8 @@ impl BlobWriter {
 }
 
 impl Runtime {
-    /// Starts a blob under `lease`, or finds it there already. The reference is the one that the
-    /// runtime's own pull uses, so that the two notice each other.
+    /// Starts a blob under `lease`, or finds it there already. A half-written one goes with the
+    /// lease; it is never aborted, since another client may have taken it over.
     pub(crate) async fn start_blob(
         &self,
         lease: &str,
@@ -190,26 +189,6 @@ impl Runtime {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Drops a half-written blob, if it is there.
-    pub(crate) async fn abort_blob(&self, reference: &str) -> Result<(), Error> {
-        let message = AbortRequest {
-            r#ref: reference.to_owned(),
-        };
-        let aborted = self
-            .rpc(
-                "abort blob",
-                reference,
-                None,
-                message,
-                |channel, request| async move { ContentClient::new(channel).abort(request).await },
-            )
-            .await;
-        match aborted {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
         }
     }
 

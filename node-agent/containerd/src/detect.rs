@@ -154,7 +154,7 @@ impl Runtime {
         let target = headstart_core::digest::Sha256([0; 32]);
         let lease = self
             .create_lease(
-                Kind::Session,
+                Kind::Probe,
                 &session,
                 &target,
                 std::time::Duration::from_secs(600),

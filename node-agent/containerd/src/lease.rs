@@ -20,10 +20,6 @@ use crate::proto::leases::{
 };
 use crate::spec::Labels;
 
-/// How long a session's lease lives. A dead session's layers stay as long for its successor.
-pub(crate) const SESSION_LEASE: Duration = Duration::from_secs(30 * 60);
-const RENEW_EVERY: Duration = Duration::from_secs(10 * 60);
-
 /// A lease for one of two purposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -31,6 +27,8 @@ pub(crate) enum Kind {
     Session,
     /// While layers or blobs wait for the pull that needs them.
     Hold,
+    /// While the fast way is tried.
+    Probe,
 }
 
 impl Kind {
@@ -38,6 +36,7 @@ impl Kind {
         match self {
             Self::Session => "session",
             Self::Hold => "hold",
+            Self::Probe => "probe",
         }
     }
 }
@@ -215,16 +214,7 @@ impl Keeper {
         session: &str,
         target: Sha256,
     ) -> Result<Self, Error> {
-        Self::start_with(runtime, session, target, SESSION_LEASE, RENEW_EVERY).await
-    }
-
-    async fn start_with(
-        runtime: &Runtime,
-        session: &str,
-        target: Sha256,
-        life: Duration,
-        every: Duration,
-    ) -> Result<Self, Error> {
+        let life = runtime.inner.config.session_lease;
         let first = runtime
             .create_lease(Kind::Session, session, &target, life)
             .await?;
@@ -232,7 +222,7 @@ impl Keeper {
         let (runtime, session, shared) = (runtime.clone(), session.to_owned(), leases.clone());
         let renewal = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(every).await;
+                tokio::time::sleep(life / 3).await;
                 if let Err(error) = renew(&runtime, &session, &target, life, &shared).await {
                     tracing::warn!(%error, "lease not renewed");
                 }

@@ -72,16 +72,16 @@ impl Runtime {
     }
 
     /// Pins a record until a time, or unpins it.
-    pub(crate) async fn set_pin(&self, name: &str, until: Option<&str>) -> Result<(), Error> {
+    pub(crate) async fn set_pin(&self, record: &Image, until: Option<&str>) -> Result<(), Error> {
         let mut labels = Labels::new();
         if let Some(until) = until {
             labels.insert(fields::PINNED.into(), "pinned".into());
             labels.insert(fields::PINNED_UNTIL.into(), until.to_owned());
         }
+        // The target is not in the mask, yet containerd 1.7 dies of an update without one.
         let image = Image {
-            name: name.to_owned(),
             labels,
-            target: None,
+            ..record.clone()
         };
         // A label that the mask names and the message lacks is removed.
         let paths = [fields::PINNED, fields::PINNED_UNTIL].map(|key| format!("labels.{key}"));

@@ -221,3 +221,17 @@ struct RootFs {
 
 /// Labels on containerd's objects.
 pub(crate) type Labels = HashMap<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_id_is_the_digest_of_the_chain_below_and_the_diff_id() {
+        let chain = chain_ids([Sha256([0x11; 32]), Sha256([0x22; 32])]);
+        // printf 'sha256:11… sha256:22…' | sha256sum
+        let second = "9932074217c35353d2e03a3f5a86549f7c67bfeb0ba53e23d69f4d4c8f7958f5";
+        assert_eq!(chain, [Sha256([0x11; 32]), second.parse().unwrap()]);
+        assert_eq!(chain_ids([]), []);
+    }
+}

@@ -10,6 +10,7 @@ use crate::detect::{Verdict, blocking};
 use crate::error::Error;
 use crate::fields;
 use crate::lease::{Collect, Kind};
+use crate::proto::images::Image;
 use crate::proto::leases::Lease;
 use crate::snapshots::Snapshots;
 use crate::staging;
@@ -21,8 +22,6 @@ pub struct Swept {
     pub staging: usize,
     /// Snapshots that dead sessions had prepared and not committed.
     pub snapshots: usize,
-    /// Blobs that dead sessions had begun.
-    pub blobs: usize,
     /// Leases past their time.
     pub leases: usize,
     /// Holds whose image has been pulled.
@@ -32,9 +31,9 @@ pub struct Swept {
 }
 
 impl Runtime {
-    /// Removes staging directories, half-made snapshots and half-written blobs of dead sessions,
-    /// leases and pins past their time, and holds whose image has been pulled. What a dead session
-    /// committed stays until its lease ends, so that its successor finds it. Safe beside living
+    /// Removes staging directories and half-made snapshots of dead sessions, leases and pins past
+    /// their time, and holds whose image has been pulled. What a dead session committed or began
+    /// to write stays until its lease ends, so that its successor finds it. Safe beside living
     /// sessions. To be called at start and every few minutes.
     ///
     /// # Errors
@@ -43,13 +42,14 @@ impl Runtime {
         let mut swept = Swept::default();
         let detected = self.detect().await?;
         let leases = self.our_leases().await?;
+        let mut living = None;
         if let (Verdict::Fast { staging }, Some(snapshotter)) =
             (&detected.verdict, &detected.snapshotter)
         {
             let base = staging.clone();
-            let living = blocking(move || staging::living(&base)).await?;
-            swept.snapshots = self.sweep_snapshots(snapshotter, &living).await?;
-            swept.blobs = self.sweep_blobs(&leases, &living).await?;
+            let sessions = blocking(move || staging::living(&base)).await?;
+            swept.snapshots = self.sweep_snapshots(snapshotter, &sessions).await?;
+            living = Some(sessions);
             let base = staging.clone();
             swept.staging = blocking(move || staging::remove_dead(&base)).await?;
         }
@@ -57,7 +57,7 @@ impl Runtime {
         for record in &records {
             let until = record.labels.get(fields::PINNED_UNTIL);
             if until.is_some_and(|until| fields::is_past(until)) {
-                self.set_pin(&record.name, None).await?;
+                self.set_pin(record, None).await?;
                 swept.pins += 1;
             }
         }
@@ -68,7 +68,13 @@ impl Runtime {
         let mut removed = Vec::new();
         for lease in &leases {
             let target = lease.labels.get(fields::TARGET);
-            if lease.is_expired() {
+            let is_living = |session| {
+                living
+                    .as_ref()
+                    .is_none_or(|living| living.contains(session))
+            };
+            let dead_probe = lease.is_a(Kind::Probe) && !lease.session().is_some_and(is_living);
+            if lease.is_expired() || dead_probe {
                 swept.leases += 1;
                 removed.push(lease);
             } else if lease.is_a(Kind::Hold) && target.is_some_and(|t| pulled.contains(t.as_str()))
@@ -104,8 +110,8 @@ impl Runtime {
             found = true;
         }
         let until = fields::after(hold);
-        for name in self.pinned_names(target).await? {
-            self.set_pin(&name, Some(&until)).await?;
+        for record in self.pinned_records(target).await? {
+            self.set_pin(&record, Some(&until)).await?;
             found = true;
         }
         Ok(found)
@@ -119,9 +125,9 @@ impl Runtime {
         let holds = self.holds_on(target).await?;
         self.delete_leases(&holds.iter().collect::<Vec<_>>())
             .await?;
-        let pinned = self.pinned_names(target).await?;
-        for name in &pinned {
-            self.set_pin(name, None).await?;
+        let pinned = self.pinned_records(target).await?;
+        for record in &pinned {
+            self.set_pin(record, None).await?;
         }
         Ok(!holds.is_empty() || !pinned.is_empty())
     }
@@ -132,7 +138,7 @@ impl Runtime {
         Ok(leases)
     }
 
-    async fn pinned_names(&self, target: &Sha256) -> Result<Vec<String>, Error> {
+    async fn pinned_records(&self, target: &Sha256) -> Result<Vec<Image>, Error> {
         let digest = target.prefixed();
         let mut records = self.records().await?;
         records.retain(|record| {
@@ -142,7 +148,7 @@ impl Runtime {
                 .as_ref()
                 .is_some_and(|target| target.digest == digest)
         });
-        Ok(records.into_iter().map(|record| record.name).collect())
+        Ok(records)
     }
 
     /// An expired lease frees nothing until a collection, which the last deletion waits for.
@@ -181,28 +187,5 @@ impl Runtime {
             }
         }
         Ok(removed)
-    }
-
-    async fn sweep_blobs(
-        &self,
-        leases: &[Lease],
-        living: &HashSet<String>,
-    ) -> Result<usize, Error> {
-        let mut aborted = 0;
-        for lease in leases {
-            let dead = lease
-                .session()
-                .is_some_and(|session| !living.contains(session));
-            if !dead || !lease.is_a(Kind::Session) {
-                continue;
-            }
-            for resource in self.resources(&lease.id).await? {
-                if resource.r#type == "ingests" {
-                    self.abort_blob(&resource.id).await?;
-                    aborted += 1;
-                }
-            }
-        }
-        Ok(aborted)
     }
 }

@@ -33,6 +33,22 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) enum Kind {
     Manifest,
     Index,
+    /// A manifest with the media types of Docker's registry schema 2.
+    Docker,
+}
+
+impl Kind {
+    /// The media types of manifest, config and layers.
+    fn media_types(self) -> [&'static str; 3] {
+        match self {
+            Self::Manifest | Self::Index => [MANIFEST, CONFIG, LAYER],
+            Self::Docker => [
+                "application/vnd.docker.distribution.manifest.v2+json",
+                "application/vnd.docker.container.image.v1+json",
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            ],
+        }
+    }
 }
 
 pub(crate) struct World {
@@ -91,26 +107,9 @@ impl World {
         Ok(Runtime::connect(Config::new(self.containerd.socket())).await?)
     }
 
-    /// Makes an image of three layers that says its repository when run, and pushes it.
+    /// Makes the standard image and pushes it.
     pub(crate) fn push(&self, repository: &str, tag: &str, kind: Kind) -> Result<Image> {
-        let busybox = fs::read("/bin/busybox").context("install busybox-static")?;
-        let shared = tar(&[
-            ("bin/busybox", 0o755, &busybox),
-            ("etc/who", 0o644, b"nobody\n"),
-        ])?;
-        let noise = noise(repository, 3 << 20);
-        let middle = tar(&[
-            ("data/noise", 0o600, &noise),
-            ("etc/who", 0o644, b"middle\n"),
-        ])?;
-        let top = tar(&[("etc/who", 0o644, format!("{repository}\n").as_bytes())])?;
-        let image = Image::build(
-            &self.registry.host(),
-            repository,
-            tag,
-            vec![shared, middle, top],
-            kind,
-        )?;
+        let image = Image::standard(&self.registry.host(), repository, tag, kind)?;
         for blob in &image.blobs {
             self.registry.push_blob(repository, blob)?;
         }
@@ -118,33 +117,17 @@ impl World {
         self.registry.push_blob(repository, &spec.config.bytes)?;
         let manifest = &spec.manifest;
         let by_digest = manifest.descriptor.digest.prefixed();
-        self.registry
-            .push_manifest(repository, &by_digest, MANIFEST, &manifest.bytes)?;
+        self.registry.push_manifest(
+            repository,
+            &by_digest,
+            &manifest.descriptor.media_type,
+            &manifest.bytes,
+        )?;
         let root = spec.index.as_ref().unwrap_or(manifest);
         let media_type = &root.descriptor.media_type;
         self.registry
             .push_manifest(repository, tag, media_type, &root.bytes)?;
         Ok(image)
-    }
-
-    /// Takes an image through a whole session.
-    pub(crate) async fn warm(
-        &self,
-        runtime: &Runtime,
-        image: &Image,
-        depth: Depth,
-        hold: Duration,
-    ) -> Result<Held> {
-        let mut session = runtime.begin(image.spec.clone(), depth, hold).await?;
-        for layer in session.missing() {
-            image.unpack(layer, &session.staging(layer)?)?;
-        }
-        for layer in session.missing() {
-            session
-                .commit(layer, image.diff_id(layer), |_| Ok(()))
-                .await?;
-        }
-        Ok(session.finish().await?)
     }
 
     /// How often layers of an image were fetched.
@@ -230,6 +213,22 @@ impl World {
 }
 
 impl Image {
+    /// An image of three layers that says its repository when run.
+    pub(crate) fn standard(host: &str, repository: &str, tag: &str, kind: Kind) -> Result<Self> {
+        let busybox = fs::read("/bin/busybox").context("install busybox-static")?;
+        let shared = tar(&[
+            ("bin/busybox", 0o755, &busybox),
+            ("etc/who", 0o644, b"nobody\n"),
+        ])?;
+        let noise = noise(repository, 3 << 20);
+        let middle = tar(&[
+            ("data/noise", 0o600, &noise),
+            ("etc/who", 0o644, b"middle\n"),
+        ])?;
+        let top = tar(&[("etc/who", 0o644, format!("{repository}\n").as_bytes())])?;
+        Self::build(host, repository, tag, vec![shared, middle, top], kind)
+    }
+
     fn build(
         host: &str,
         repository: &str,
@@ -237,6 +236,7 @@ impl Image {
         tars: Vec<Vec<u8>>,
         kind: Kind,
     ) -> Result<Self> {
+        let [manifest_type, config_type, layer_type] = kind.media_types();
         let mut blobs = Vec::new();
         for tar in &tars {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -250,7 +250,7 @@ impl Image {
             .zip(&blobs);
         let layers: Vec<_> = layers
             .map(|((&diff_id, chain_id), blob)| LayerSpec {
-                descriptor: describe(LAYER, blob),
+                descriptor: describe(layer_type, blob),
                 diff_id,
                 chain_id,
             })
@@ -262,16 +262,16 @@ impl Image {
                 "Labels": {"containerd.io/gc.root": "x"}},
             "rootfs": {"type": "layers", "diff_ids": diff_ids.iter().map(Sha256::prefixed).collect::<Vec<_>>()},
         });
-        let config = document(CONFIG, &config);
+        let config = document(config_type, &config);
         let manifest = json!({
             "schemaVersion": 2,
-            "mediaType": MANIFEST,
+            "mediaType": manifest_type,
             "config": named(&config.descriptor),
             "layers": layers.iter().map(|layer| named(&layer.descriptor)).collect::<Vec<_>>(),
         });
-        let manifest = document(MANIFEST, &manifest);
+        let manifest = document(manifest_type, &manifest);
         let index = match kind {
-            Kind::Manifest => None,
+            Kind::Manifest | Kind::Docker => None,
             Kind::Index => {
                 let mut ours = named(&manifest.descriptor);
                 ours["platform"] = json!({"os": "linux", "architecture": "amd64"});
@@ -321,6 +321,25 @@ impl Image {
         archive.set_preserve_ownerships(true);
         archive.unpack(to).context("unpack")
     }
+}
+
+/// Takes an image through a whole session.
+pub(crate) async fn warm(
+    runtime: &Runtime,
+    image: &Image,
+    depth: Depth,
+    hold: Duration,
+) -> Result<Held> {
+    let mut session = runtime.begin(image.spec.clone(), depth, hold).await?;
+    for layer in session.missing() {
+        image.unpack(layer, &session.staging(layer)?)?;
+    }
+    for layer in session.missing() {
+        session
+            .commit(layer, image.diff_id(layer), |_| Ok(()))
+            .await?;
+    }
+    Ok(session.finish().await?)
 }
 
 /// Waits until `condition` holds.
@@ -375,7 +394,7 @@ fn noise(seed: &str, length: usize) -> Vec<u8> {
 }
 
 /// A number that no other call in any test gets.
-fn rand() -> u64 {
+pub(crate) fn rand() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish()
 }

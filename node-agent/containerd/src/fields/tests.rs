@@ -1,3 +1,5 @@
+//! The labels and names, as they are written.
+
 use headstart_core::digest::Sha256;
 
 use super::*;
