@@ -10,6 +10,7 @@ pub mod hub;
 pub mod image;
 pub mod link;
 pub mod model;
+mod parallel;
 mod random;
 pub mod registry;
 pub mod serve;

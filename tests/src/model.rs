@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::content::Content;
 use crate::hub::RepoFile;
+use crate::parallel;
 use crate::random::Random;
 
 mod tokenizer;
@@ -129,36 +130,11 @@ impl Model {
     }
 }
 
-/// Hashes all files, a few at a time; sorted by path.
+/// Hashes all files side by side; sorted by path.
 fn hashed(mut files: Vec<(String, Content)>) -> io::Result<Vec<RepoFile>> {
     files.sort_by(|a, b| a.0.cmp(&b.0));
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let done = std::sync::Mutex::new(Vec::new());
-    let workers = std::thread::available_parallelism()
-        .map_or(1, |cores| cores.get())
-        .min(8);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let Some((path, content)) = files.get(index) else {
-                        return;
-                    };
-                    let file = RepoFile::new(path.clone(), content.clone());
-                    let mut done = done
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    done.push((index, file));
-                }
-            });
-        }
-    });
-    let mut done = done
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, file)| file).collect()
+    let hash = |(path, content): &(String, Content)| RepoFile::new(path.clone(), content.clone());
+    parallel::map(&files, hash).into_iter().collect()
 }
 
 /// The dimensions of a Llama.
