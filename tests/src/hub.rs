@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{Method, StatusCode};
 
-use self::cdn::{Cdn, Signer};
+use self::cdn::Cdn;
 use self::repo::Repo;
 pub use self::repo::{Access, Large, RepoFile};
+use crate::serve::signed::Signer;
 use crate::serve::{
     Ask, Bound, Door, Entry, Faults, Handle, Log, Reply, Server, Site, StartError, rate_limited,
 };

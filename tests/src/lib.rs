@@ -12,6 +12,8 @@ pub mod hub;
 pub mod image;
 pub mod link;
 pub mod model;
+mod parallel;
+mod random;
 pub mod registry;
 pub mod serve;
 

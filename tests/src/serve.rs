@@ -36,6 +36,7 @@ use crate::link::Link;
 mod body;
 mod fault;
 mod log;
+pub(crate) mod signed;
 mod tls;
 
 /// Longest request body taken.

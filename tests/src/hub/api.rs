@@ -176,7 +176,7 @@ impl State {
         };
         self.with_commit(caller, id, revision, About::Files, |_, commit_id, _| {
             let token = format!("xet_{}", git_object("token", commit_id.as_bytes()));
-            let expires = super::cdn::unix_now() + 3600;
+            let expires = crate::serve::signed::unix_now() + 3600;
             let name = http::HeaderName::from_static;
             Reply::json(&json!({ "casUrl": storage, "exp": expires, "accessToken": token }))
                 .header(name("x-xet-cas-url"), storage)
