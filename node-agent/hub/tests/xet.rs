@@ -1,6 +1,8 @@
 //! The real Xet client, in a real child, against Xet storage made on the spot. This program is its
 //! own child, so it has a `main` of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
