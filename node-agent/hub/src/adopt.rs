@@ -6,7 +6,7 @@
 //! the cache's owner could change an object of the store through the other name.
 //!
 //! Invariants: nothing is written; no link is followed by the kernel, so none leads out of the
-//! cache; a link that stays inside is followed by name, at most [`MAX_HOPS`] times (a snapshot's
+//! cache; a link that stays inside is followed by name, a few times (a snapshot's
 //! pointer, then a blob shared between repositories).
 
 use std::collections::BTreeSet;

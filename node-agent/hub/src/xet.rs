@@ -12,7 +12,7 @@
 //! - a file is handed over only durable, of the planned size and sha256.
 //!
 //! The child is this program started again with an argument of the caller's choice, which must
-//! lead to [`child_main`]; that exists only in builds with the feature `xet`.
+//! lead to `child_main`; that exists only in builds with the feature `xet`.
 
 use std::ffi::OsString;
 use std::io::Read as _;

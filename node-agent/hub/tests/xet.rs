@@ -1,6 +1,9 @@
 //! The real Xet client, in a real child, against Xet storage made on the spot. This program is its
 //! own child, so it has a `main` of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         let world = World::new().await;
         a_file_comes_through_xet_verified(&world).await;
+        a_child_whose_parent_is_gone_ends(&world);
         memory_beyond_the_limit_ends_the_child_and_nothing_else(&world).await;
         a_hub_that_refuses_is_told_in_one_line_without_the_token(&world).await;
         tampered_storage_is_never_handed_over(&world).await;
@@ -113,6 +117,30 @@ async fn a_file_comes_through_xet_verified(world: &World) {
     assert!(world.nothing_is_left());
 }
 
+/// A parent that dies closes the pipe; here it is closed while the child waits for a Hub that
+/// accepts and says nothing.
+fn a_child_whose_parent_is_gone_ends(world: &World) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let order = serde_json::json!({
+        "endpoint": format!("http://{}", listener.local_addr().unwrap()),
+        "token": null, "repo": "org/name", "commit": COMMIT, "path": "x",
+        "cache": world.temp.path().join("orphan"), "memory": 1 << 30,
+    });
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .arg(CHILD)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{order}").unwrap();
+    let waiting = listener.accept().unwrap();
+    assert!(child.try_wait().unwrap().is_none());
+    drop(stdin);
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(3), "{status}");
+    drop(waiting);
+}
+
 async fn memory_beyond_the_limit_ends_the_child_and_nothing_else(world: &World) {
     let file = &world.plan.files[0];
     let xet = world.xet(24 << 20);
@@ -121,6 +149,7 @@ async fn memory_beyond_the_limit_ends_the_child_and_nothing_else(world: &World) 
         .await
         .unwrap_err();
     let fault = &error.source;
+    println!("memory: {fault}");
     assert!(
         matches!(
             fault,
