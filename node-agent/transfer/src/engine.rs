@@ -4,7 +4,7 @@
 //! # Guarantees
 //! - A file is handed over only when every byte has landed, is durable and hashes to what was
 //!   expected.
-//! - Memory is bounded by connections x (two batches of 256 KiB and what a connection buffers)
+//! - Memory is bounded by connections x (two batches of 512 KiB and what a connection buffers)
 //!   plus [`Limits::stream_buffer`], whatever the size of the blobs.
 //! - Dropping the future of a fetch cancels it; what has landed in a file stays for the next try.
 

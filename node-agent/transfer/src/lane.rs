@@ -25,7 +25,7 @@ use crate::net::{Http, NetError, Request, Response};
 use crate::source::SourceError;
 
 /// Bytes collected before they are written: what a killed process loses, per lane.
-const BATCH: usize = 256 << 10;
+const BATCH: usize = 512 << 10;
 
 /// Bytes are written after this long even if the batch is not full.
 const BATCH_TIME: Duration = Duration::from_millis(100);

@@ -14,7 +14,7 @@ const SIZE: u64 = 24 * MIB;
 
 /// Bytes that a killed process may have received and not written: two batches for each of four
 /// connections.
-const IN_MEMORY: u64 = 4 * 2 * (256 << 10);
+const IN_MEMORY: u64 = 4 * 2 * (512 << 10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_random_points_again_and_again_it_refetches_next_to_nothing() {
@@ -60,7 +60,7 @@ async fn killed_at_random_points_again_and_again_it_refetches_next_to_nothing() 
     // connection and kill.
     let resumed = progress.resumed.load(Ordering::Relaxed);
     assert!(
-        resumed + kills * 4 * (256 << 10) >= kept,
+        resumed + kills * 4 * (512 << 10) >= kept,
         "{resumed} of {kept}"
     );
     let refetched = server.record().sent() - before - (SIZE - resumed);
