@@ -1,7 +1,9 @@
 //! How many connections to use, and how much to ask for at once, from what the link has given.
 //!
-//! [`Pace`] climbs while more connections bring more bytes and steps back when they do not; it
-//! sees only totals at instants that its caller passes in. Deliberately absent: clocks, and any
+//! [`Pace`] begins with all connections, because a cap per connection and a slow start are common
+//! and a crowded link is not, and steps down while fewer bring as many bytes: each one left out
+//! saves memory, and CPU where that is the limit. Now and then it tries more again.
+//! It sees only totals at instants that its caller passes in. Deliberately absent: clocks, and any
 //! idea of what a connection is.
 
 use std::time::Duration;
@@ -58,13 +60,12 @@ struct Compared {
 }
 
 impl Pace {
-    /// Starts with half of at most `max` connections: most links are filled by it, and one
-    /// doubling reaches the rest.
+    /// Starts with all of at most `max` connections.
     pub fn new(max: usize) -> Self {
         let max = max.max(1);
         Self {
             max,
-            lanes: max.div_ceil(2),
+            lanes: max,
             phase: Phase::Settle(Compared { before: None }),
             window_start: Duration::ZERO,
             window_bytes: 0,
@@ -110,8 +111,10 @@ impl Pace {
                     self.lanes = lanes;
                     self.hold(now, Probe::More);
                 }
-                Some((lanes, _)) if lanes > self.lanes => self.hold(now, Probe::Fewer),
-                _ if self.lanes < self.max => self.change(self.lanes * 2, rate),
+                Some((lanes, _)) if lanes < self.lanes && self.lanes < self.max => {
+                    self.change(self.lanes * 2, rate);
+                }
+                // One step down at a time: windows are noisy, and many small losses add up.
                 _ => self.hold(now, Probe::Fewer),
             },
             Phase::Hold { until, .. } if now < until => {}
@@ -193,7 +196,7 @@ mod tests {
         for tick in 1..200 {
             pace.observe(Duration::from_millis(tick * 50), tick * 1000, Load::Idle);
         }
-        assert_eq!(pace.lanes(), 8);
+        assert_eq!(pace.lanes(), 16);
     }
 
     #[test]

@@ -13,12 +13,18 @@ pub struct RangeSet {
     ranges: BTreeMap<u64, u64>,
 }
 
+impl From<Range<u64>> for RangeSet {
+    fn from(range: Range<u64>) -> Self {
+        let mut set = Self::default();
+        set.insert(range);
+        set
+    }
+}
+
 impl RangeSet {
     /// The set of all bytes of a blob of `size` bytes.
     pub fn whole(size: u64) -> Self {
-        let mut set = Self::default();
-        set.insert(0..size);
-        set
+        Self::from(0..size)
     }
 
     /// Adds `range`; what was in the set already stays.

@@ -7,7 +7,9 @@
 //!   in order, and the largest begins first;
 //! - among the sources of a transfer the one whose lanes are expected to deliver soonest, by what
 //!   they have delivered so far;
-//! - a pause asked for by a host (429, 503) holds for every transfer from it.
+//! - a pause asked for by a host (429, 503) holds for every transfer from it;
+//! - when nothing is left to give out, an idle lane takes over the far end of what a slow one is
+//!   still at, so that no transfer waits for its slowest connection.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -40,6 +42,18 @@ const OUT_OF_TROUBLE: u64 = 64 << 10;
 /// Longest pause between tries of one source that fails without landing a byte.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
+/// Least bytes worth a request; a stream's lanes wait for so much room.
+const LEAST_PART: u64 = 1 << 20;
+
+/// Least bytes that a slow lane is helped with.
+const LEAST_SHARE: u64 = 128 << 10;
+
+/// A part that will keep its lane for longer than this is shared with an idle one.
+const SHARE_BEYOND: Duration = Duration::from_secs(1);
+
+/// How often an idle lane looks whether another has become slow.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
 /// One transfer on the board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TransferId(u64);
@@ -55,11 +69,41 @@ pub(crate) struct Assignment {
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) cancel: CancellationToken,
+    /// Where its lane is and how far it is to go.
+    pub(crate) span: Arc<Span>,
     /// What of `wanted` has landed.
-    pub(crate) landed: RangeSet,
+    landed: RangeSet,
     source: usize,
     host: String,
     since: Instant,
+}
+
+/// The offsets that a lane has still to read. Others may cut its end off, but never what it has
+/// taken: no byte lands twice.
+pub(crate) struct Span(Mutex<Range<u64>>);
+
+impl Span {
+    fn new(range: Range<u64>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(range)))
+    }
+
+    /// Claims the next bytes, at most `most` of them; returns how many are the caller's.
+    pub(crate) fn take(&self, most: u64) -> u64 {
+        let mut left = self.lock();
+        let taken = most.min(left.end - left.start);
+        left.start += taken;
+        taken
+    }
+
+    /// Bytes not taken yet.
+    pub(crate) fn left(&self) -> u64 {
+        let left = self.lock();
+        left.end - left.start
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Range<u64>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
 }
 
 /// How a source is asked.
@@ -97,6 +141,8 @@ pub(crate) enum Outcome {
     Busy(Duration, String),
     /// The location no longer serves; ask the source for another.
     Refused(String),
+    /// As `Refused`, but another lane has said so of the same location already.
+    Outdated,
     /// The answer broke the protocol.
     Strike(String),
     /// The source ignores Range.
@@ -124,11 +170,20 @@ struct Transfer {
     landed: u64,
     lanes: usize,
     places: Vec<PlaceState>,
+    /// What lanes are at, but for those that read past what is not wanted.
+    at_work: Vec<AtWork>,
     sink: Arc<dyn Sink>,
     progress: Arc<Progress>,
     cancel: CancellationToken,
     trouble: Option<Trouble>,
     done: Option<oneshot::Sender<Result<(), FetchError>>>,
+}
+
+struct AtWork {
+    place: usize,
+    span: Arc<Span>,
+    start: u64,
+    since: Instant,
 }
 
 struct Trouble {
@@ -146,6 +201,8 @@ struct PlaceState {
     refusals: u32,
     strikes: u32,
     failures: u32,
+    /// When `failures` last grew: requests under way by then failed of the same cause.
+    failed_at: Option<Instant>,
     pause_until: Option<Instant>,
 }
 
@@ -209,6 +266,7 @@ impl Board {
             refusals: 0,
             strikes: 0,
             failures: 0,
+            failed_at: None,
             pause_until: None,
         });
         let mut inner = self.lock();
@@ -222,6 +280,7 @@ impl Board {
             todo,
             lanes: 0,
             places: places.collect(),
+            at_work: Vec::new(),
             sink,
             progress,
             cancel: CancellationToken::new(),
@@ -249,73 +308,49 @@ impl Board {
         let inner = &mut *inner;
         let remaining: u64 = inner.transfers.values().map(|t| t.todo.bytes()).sum();
         let mut earliest: Option<Instant> = None;
-        let mut best: Option<(TransferId, usize, Range<u64>)> = None;
+        let mut best: Option<(TransferId, usize, Work)> = None;
         let mut best_rank = None;
         for (&id, transfer) in &inner.transfers {
-            if transfer.done.is_none() || transfer.todo.is_empty() {
+            if transfer.done.is_none() {
                 continue;
             }
-            let wanted = transfer.todo.within(transfer.sink.window());
-            let Some(first) = wanted.first().cloned() else {
+            let Some(work) = transfer.work(now) else {
+                if !transfer.at_work.is_empty() {
+                    earliest = earlier(earliest, Some(now + LOOK_AGAIN));
+                }
                 continue;
             };
             let (place, when) = transfer.place(&inner.hosts, now);
-            earliest = [earliest, when].into_iter().flatten().min();
+            earliest = earlier(earliest, when);
             let Some(place) = place else { continue };
-            let rank = (
-                transfer.priority,
-                transfer.lanes,
-                u64::MAX - transfer.todo.bytes(),
-            );
+            let share = matches!(work, Work::Share(_));
+            let left = u64::MAX - transfer.todo.bytes();
+            let rank = (share, transfer.priority, transfer.lanes, left);
             if best_rank.is_none_or(|best| rank < best) {
-                (best_rank, best) = (Some(rank), Some((id, place, first)));
+                (best_rank, best) = (Some(rank), Some((id, place, work)));
             }
         }
-        let Some((id, place, first)) = best else {
+        let Some((id, place, work)) = best else {
             return Next::Wait(earliest);
         };
         let transfer = inner
             .transfers
             .get_mut(&id)
             .expect("chosen from the same map");
-        let state = &mut transfer.places[place];
-        let rate = inner
-            .hosts
-            .get(&state.host)
-            .map_or(0.0, |host| host.lane_rate);
-        let wanted = match state.mode {
-            Mode::Whole => std::mem::take(&mut transfer.todo),
-            Mode::Ranges => {
-                let mut part = part_size(rate as u64, remaining, lanes);
-                let window = transfer.sink.window();
-                if window.end - window.start < transfer.size {
-                    // A stream: several lanes must fit into the room of its reader.
-                    part = part.min(((window.end - window.start) / 3).max(1 << 20));
-                }
+        let host = inner.hosts.get(&transfer.places[place].host);
+        let rate = host.map_or(0.0, |host| host.lane_rate);
+        let wanted = match (work, transfer.places[place].mode) {
+            (Work::Share(index), _) => transfer.share(index, rate, now),
+            (Work::First(_), Mode::Whole) => std::mem::take(&mut transfer.todo),
+            (Work::First(first), Mode::Ranges) => {
+                let part = transfer.part(part_size(rate as u64, remaining, lanes));
                 let end = first.end.min(first.start.saturating_add(part));
                 transfer.todo.remove(first.start..end);
-                let mut wanted = RangeSet::default();
-                wanted.insert(first.start..end);
-                wanted
+                RangeSet::from(first.start..end)
             }
         };
-        state.lanes += 1;
-        transfer.lanes += 1;
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Next::Work(Box::new(Assignment {
-            transfer: id,
-            size: transfer.size,
-            wanted,
-            mode: state.mode,
-            place: state.place.clone(),
-            sink: transfer.sink.clone(),
-            progress: transfer.progress.clone(),
-            cancel: transfer.cancel.clone(),
-            landed: RangeSet::default(),
-            source: place,
-            host: state.host.clone(),
-            since: now,
-        }))
+        Next::Work(Box::new(transfer.assign(id, place, wanted, now)))
     }
 
     /// Notes that bytes of an assignment have landed.
@@ -355,14 +390,22 @@ impl Board {
             };
         }
         if let Outcome::Busy(wait, _) = &outcome {
-            let until = now + *wait;
+            // Whoever asks for longer than anyone waits is asked again after that.
+            let until = now + (*wait).min(self.limits.patience);
             host.pause_until = host.pause_until.max(Some(until));
         }
         let Some(transfer) = inner.transfers.get_mut(&assignment.transfer) else {
             return;
         };
         transfer.lanes -= 1;
+        transfer
+            .at_work
+            .retain(|at| !Arc::ptr_eq(&at.span, &assignment.span));
         let mut unlanded = assignment.wanted;
+        if assignment.mode == Mode::Ranges {
+            // The rest is another lane's by now.
+            unlanded.remove(assignment.span.lock().end..u64::MAX);
+        }
         assignment
             .landed
             .iter()
@@ -371,32 +414,16 @@ impl Board {
             .iter()
             .for_each(|range| transfer.todo.insert(range));
         let jitter = 0.75 + (self.jitter.hash_one(assignment.since) % 512) as f64 / 1024.0;
-        transfer.take_in(
-            assignment.source,
-            outcome,
+        let settled = Settled {
+            source: assignment.source,
+            since: assignment.since,
             landed,
             now,
             jitter,
-            &self.limits,
-        );
+        };
+        transfer.take_in(outcome, &settled, &self.limits);
         transfer.end_if_decided();
         self.changed.notify_waiters();
-    }
-
-    /// Ends transfers that have been in trouble for longer than the limits allow.
-    pub(crate) fn end_the_stalled(&self, now: Instant) {
-        for transfer in self.lock().transfers.values_mut() {
-            if let Some(trouble) = &transfer.trouble
-                && now.saturating_duration_since(trouble.since) > self.limits.patience
-            {
-                let error = FetchError::Stalled {
-                    name: transfer.name.clone(),
-                    waited: now - trouble.since,
-                    last: trouble.last.clone(),
-                };
-                transfer.end(Err(error));
-            }
-        }
     }
 
     /// Whether `lanes` lanes all have work.
@@ -421,7 +448,127 @@ impl Board {
     }
 }
 
+/// What a transfer has for one more lane.
+enum Work {
+    /// The first range that nobody fetches.
+    First(Range<u64>),
+    /// A share of what a lane is at, by its index.
+    Share(usize),
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    [one, other].into_iter().flatten().min()
+}
+
+impl AtWork {
+    /// Bytes per second so far.
+    fn rate(&self, now: Instant) -> f64 {
+        let seconds = now.saturating_duration_since(self.since).as_secs_f64();
+        let read = self.span.lock().start - self.start;
+        read as f64 / seconds.max(0.001)
+    }
+}
+
 impl Transfer {
+    fn work(&self, now: Instant) -> Option<Work> {
+        let window = self.sink.window();
+        let Some(first) = self.todo.within(window.clone()).first().cloned() else {
+            return self.slowest(now).map(Work::Share);
+        };
+        // A stream's window opens by what its reader takes: not every crumb is worth a request.
+        let is_crumb = first.end == window.end
+            && window.end < self.size
+            && first.end - first.start < LEAST_PART;
+        (!is_crumb).then_some(Work::First(first))
+    }
+
+    /// The lane that will be at its part for the longest, if that is long enough to help it.
+    fn slowest(&self, now: Instant) -> Option<usize> {
+        let mut slowest = None;
+        let mut longest = SHARE_BEYOND;
+        for (index, at) in self.at_work.iter().enumerate() {
+            let (left, time) = (at.span.left(), now.saturating_duration_since(at.since));
+            if left < LEAST_SHARE || time < SHARE_BEYOND {
+                continue;
+            }
+            let seconds = left as f64 / at.rate(now).max(1.0);
+            let needs = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            if needs > longest {
+                (slowest, longest) = (Some(index), needs);
+            }
+        }
+        slowest
+    }
+
+    /// Cuts off what a lane of `rate` bytes per second (zero when unknown) would have read by the
+    /// time the lane at `index` has read the rest.
+    fn share(&self, index: usize, rate: f64, now: Instant) -> RangeSet {
+        let at = &self.at_work[index];
+        let its = at.rate(now);
+        let keeps = if its + rate > 0.0 {
+            its / (its + rate)
+        } else {
+            0.5
+        };
+        let mut left = at.span.lock();
+        let keep = ((left.end - left.start) as f64 * keeps.min(0.5)) as u64;
+        let cut = left.start + keep;
+        let share = RangeSet::from(cut..left.end);
+        left.end = cut;
+        share
+    }
+
+    /// How much of a stream may be asked for at once: several lanes must fit into the room of its
+    /// reader.
+    fn part(&self, part: u64) -> u64 {
+        let window = self.sink.window();
+        match window.end - window.start < self.size {
+            true => part.min(((window.end - window.start) / 3).max(LEAST_PART)),
+            false => part,
+        }
+    }
+
+    fn assign(
+        &mut self,
+        id: TransferId,
+        place: usize,
+        wanted: RangeSet,
+        now: Instant,
+    ) -> Assignment {
+        let state = &mut self.places[place];
+        state.lanes += 1;
+        self.lanes += 1;
+        let end = wanted.iter().last().map_or(0, |range| range.end);
+        let start = match state.mode {
+            Mode::Ranges => wanted.first().map_or(0, |range| range.start),
+            Mode::Whole => 0,
+        };
+        let span = Span::new(start..end);
+        if state.mode == Mode::Ranges {
+            self.at_work.push(AtWork {
+                place,
+                span: span.clone(),
+                start,
+                since: now,
+            });
+        }
+        Assignment {
+            transfer: id,
+            size: self.size,
+            wanted,
+            mode: state.mode,
+            place: state.place.clone(),
+            sink: self.sink.clone(),
+            progress: self.progress.clone(),
+            cancel: self.cancel.clone(),
+            span,
+            landed: RangeSet::default(),
+            source: place,
+            host: state.host.clone(),
+            since: now,
+        }
+    }
+
     /// The place to fetch from now, else when one may be usable.
     fn place(
         &self,
@@ -442,13 +589,10 @@ impl Transfer {
                 earliest = [earliest, Some(until)].into_iter().flatten().min();
                 continue;
             }
-            let rate = host.map_or(0.0, |host| host.lane_rate).max(1.0);
-            let cost = (state.lanes + 1) as f64 / rate;
-            // Sources nobody has measured yet are tried as if they were as good as any.
-            let cost = if rate == 1.0 {
-                state.lanes as f64 * f64::MIN_POSITIVE
-            } else {
-                cost
+            // Seconds for a byte of one more lane. What nobody has measured is tried once.
+            let cost = match self.lane_rate(index, host, now) {
+                Some(rate) => (state.lanes + 1) as f64 / rate.max(1.0),
+                None => state.lanes as f64,
             };
             if best.is_none_or(|(_, least)| cost < least) {
                 best = Some((index, cost));
@@ -457,20 +601,27 @@ impl Transfer {
         (best.map(|(index, _)| index), earliest)
     }
 
-    fn take_in(
-        &mut self,
-        source: usize,
-        outcome: Outcome,
-        landed: u64,
-        now: Instant,
-        jitter: f64,
-        limits: &Limits,
-    ) {
-        let state = &mut self.places[source];
+    /// Bytes per second that a lane of the place gets, as far as anyone knows.
+    fn lane_rate(&self, place: usize, host: Option<&Host>, now: Instant) -> Option<f64> {
+        if let Some(host) = host
+            && host.lane_rate > 0.0
+        {
+            return Some(host.lane_rate);
+        }
+        let at_place = self.at_work.iter().filter(|at| at.place == place);
+        let known = at_place.filter(|at| now.saturating_duration_since(at.since) >= LOOK_AGAIN);
+        known.map(|at| at.rate(now)).reduce(f64::max)
+    }
+
+    fn take_in(&mut self, outcome: Outcome, settled: &Settled, limits: &Limits) {
+        let state = &mut self.places[settled.source];
         state.lanes -= 1;
         let last = match outcome {
-            Outcome::Done => return,
-            Outcome::Cancelled => return,
+            Outcome::Done => {
+                state.failures = 0;
+                return;
+            }
+            Outcome::Cancelled | Outcome::Outdated => return,
             Outcome::NoRanges => {
                 state.mode = Mode::Whole;
                 return;
@@ -510,28 +661,28 @@ impl Transfer {
                 last
             }
             Outcome::Broke(last) => {
-                if landed >= OUT_OF_TROUBLE {
-                    state.failures = 0;
-                } else {
-                    state.failures += 1;
-                    let pause = 0.1 * f64::from(1 << state.failures.min(10));
-                    let pause = Duration::from_secs_f64(pause * jitter).min(MAX_PAUSE);
-                    state.pause_until = Some(now + pause);
-                }
+                let since = self.trouble.as_ref().map_or(settled.now, |t| t.since);
+                state.failed(settled, since + limits.patience);
                 last
             }
         };
         tracing::debug!(blob = %self.name, host = %state.host, reason = %last, "a request failed");
         self.progress.faults.fetch_add(1, Ordering::Relaxed);
-        match &mut self.trouble {
-            Some(trouble) => trouble.last = last,
-            none => {
-                *none = Some(Trouble {
-                    since: now,
-                    landed: self.landed,
-                    last,
-                });
-            }
+        let trouble = self.trouble.get_or_insert(Trouble {
+            since: settled.now,
+            landed: self.landed,
+            last: String::new(),
+        });
+        trouble.last = last;
+        // Judged by failures only: a transfer that waits for its turn or its reader is not stalled.
+        let waited = settled.now.saturating_duration_since(trouble.since);
+        if waited >= limits.patience {
+            let error = FetchError::Stalled {
+                name: self.name.clone(),
+                waited,
+                last: trouble.last.clone(),
+            };
+            self.end(Err(error));
         }
     }
 
@@ -554,5 +705,34 @@ impl Transfer {
             self.cancel.cancel();
             let _ = done.send(how);
         }
+    }
+}
+
+/// How an assignment went, beside its outcome.
+struct Settled {
+    source: usize,
+    since: Instant,
+    landed: u64,
+    now: Instant,
+    /// Around 1, so that many agents do not come back together.
+    jitter: f64,
+}
+
+impl PlaceState {
+    /// Pauses the place for twice as long after each failure without bytes, but not beyond the
+    /// end of patience: the last try is made then.
+    fn failed(&mut self, settled: &Settled, patience_ends: Instant) {
+        if settled.landed >= OUT_OF_TROUBLE {
+            self.failures = 0;
+            return;
+        }
+        if self.failed_at.is_some_and(|at| settled.since < at) {
+            return;
+        }
+        self.failures += 1;
+        self.failed_at = Some(settled.now);
+        let pause = 0.1 * f64::from(1 << self.failures.min(10));
+        let pause = Duration::from_secs_f64(pause * settled.jitter).min(MAX_PAUSE);
+        self.pause_until = Some((settled.now + pause).min(patience_ends));
     }
 }

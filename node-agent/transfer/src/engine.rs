@@ -4,7 +4,7 @@
 //! # Guarantees
 //! - A file is handed over only when every byte has landed, is durable and hashes to what was
 //!   expected.
-//! - Memory is bounded by connections x (two batches of 256 KiB and what a connection buffers)
+//! - Memory is bounded by connections x (two batches of 512 KiB and what a connection buffers)
 //!   plus [`Limits::stream_buffer`], whatever the size of the blobs.
 //! - Dropping the future of a fetch cancels it; what has landed in a file stays for the next try.
 
@@ -34,6 +34,9 @@ use crate::source::{Blob, Source};
 
 /// How often the number of lanes is reconsidered.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Most times that the bytes of one blob are fetched when they turn out wrong.
+const MAX_TRIES: usize = 4;
 
 /// Least room of a stream, whatever the number of streams.
 const LEAST_ROOM: u64 = 4 << 20;
@@ -165,9 +168,21 @@ impl Engine {
         had.iter().for_each(|range| todo.remove(range));
         let mut mismatch = None;
         for sources in tries(&blob.sources) {
-            let transfer: Arc<dyn Sink> = Arc::new(sink.clone());
-            self.transfer(blob, &sources, todo, transfer, &progress, partial)
-                .await?;
+            if mismatch.is_some() {
+                let reset = sink.clone();
+                blocking(move || reset.reset())
+                    .await
+                    .map_err(|source| disk("reset", source))?;
+                todo = RangeSet::whole(blob.size);
+            }
+            let attempt = Arc::new(sink.attempt());
+            let moved = self.transfer(blob, &sources, todo.clone(), attempt, &progress, partial);
+            match (moved.await, &mismatch) {
+                (Ok(()), _) => {}
+                // Of several sources, another may be the one that is alive and honest.
+                (Err(FetchError::Sources { .. } | FetchError::Stalled { .. }), Some(_)) => continue,
+                (Err(error), _) => return Err(error),
+            }
             let finishing = sink.clone();
             let finished = blocking(move || finishing.finish()).await;
             let (sha256, found) = match finished {
@@ -189,11 +204,6 @@ impl Engine {
                 found,
                 from: names(&sources),
             });
-            let reset = sink.clone();
-            blocking(move || reset.reset())
-                .await
-                .map_err(|source| disk("reset", source))?;
-            todo = RangeSet::whole(blob.size);
         }
         let discarded = sink.clone();
         let _ = blocking(move || discarded.discard()).await;
@@ -357,7 +367,6 @@ impl Lanes {
         loop {
             tick.tick().await;
             let now = Instant::now();
-            board.end_the_stalled(now);
             let before = self.allowed.load(Ordering::Relaxed);
             let bytes = board.bytes.load(Ordering::Relaxed);
             let lanes = {
@@ -384,14 +393,12 @@ impl Drop for OnBoard<'_> {
     }
 }
 
-/// Which sources each try uses: all at first; after a mismatch one at a time, so that the honest
-/// one among them is found; never more than three.
+/// Which sources each try uses: all at first; after a mismatch each on its own, so that the honest
+/// one among them is found; never more than [`MAX_TRIES`].
 fn tries(sources: &[Arc<dyn Source>]) -> Vec<Vec<Arc<dyn Source>>> {
     let mut tries = vec![sources.to_vec()];
-    match sources.len() {
-        0 | 1 => tries.push(sources.to_vec()),
-        _ => tries.extend(sources.iter().take(2).map(|source| vec![source.clone()])),
-    }
+    tries.extend(sources.iter().map(|source| vec![source.clone()]));
+    tries.truncate(MAX_TRIES);
     tries
 }
 

@@ -3,13 +3,17 @@
 //! One line per write, appended after the bytes: `offset length`. It is not synced with them, so
 //! it tells the truth after a killed process and may lie after a power loss; a line `= n` says that
 //! the bytes of the first `n` lines after the header were made durable. A reader therefore trusts
-//! every line if the machine has not rebooted since, else as many as the last `=` says. Whatever it says is only ever a hint
-//! about what need not be fetched again: the blob is hashed from its first byte to its last before
-//! anyone sees it.
+//! every line if the machine has not rebooted since, else as many as the last `=` says. It is
+//! rewritten, shorter, each time it is opened, beside itself and renamed: at no point does less
+//! stand on the disk than was known.
+//!
+//! Whatever it says is only ever a hint about what need not be fetched again: the blob is hashed
+//! from its first byte to its last before anyone sees it.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::path::Path;
 
 use headstart_core::digest::Expected;
 use headstart_core::ranges::RangeSet;
@@ -51,27 +55,48 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Reads what `file` says has landed of the blob, and leaves it positioned for appending.
-    /// A journal of another blob, of another format or with a line that cannot be says nothing.
+    /// Reads what the journal at `path` says has landed of the blob, and leaves it open for
+    /// appending. A journal that is not there, of another blob, of another format or with a line
+    /// that cannot be says nothing.
     pub(crate) fn open(
-        mut file: File,
+        path: &Path,
         expected: &Expected,
         size: u64,
         boot: &BootId,
     ) -> io::Result<(Self, RangeSet)> {
         let mut text = Vec::new();
-        (&mut file).take(MAX_BYTES).read_to_end(&mut text)?;
-        let mut header = vec![FORMAT.to_owned(), expected.to_string(), size.to_string()];
-        let landed = landed(&text, &header, size, boot);
-        // Rewritten so that lines no longer trusted, or torn, cannot speak later.
-        header.push(boot.0.clone());
-        let mut whole = header.join(" ") + "\n";
-        whole.extend(landed.iter().map(|range| line(&range)));
-        let lines = landed.iter().count();
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(whole.as_bytes())?;
-        Ok((Self { file, lines }, landed))
+        match File::open(path) {
+            Ok(file) => file.take(MAX_BYTES).read_to_end(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let known = Known::read(&text, expected, size, boot);
+        let journal = Self::create(path, expected, size, boot, &known)?;
+        Ok((journal, known.landed))
+    }
+
+    /// Puts a journal that says `known` in the place of whatever is at `path`.
+    fn create(
+        path: &Path,
+        expected: &Expected,
+        size: u64,
+        boot: &BootId,
+        known: &Known,
+    ) -> io::Result<Self> {
+        let mut text = format!("{FORMAT} {expected} {size} {}\n", boot.0);
+        text.extend(known.durable.iter().map(|range| line(&range)));
+        let durable = known.durable.iter().count();
+        text += &format!("= {durable}\n");
+        text.extend(known.undurable().iter().map(|range| line(&range)));
+        let lines = durable + 1 + known.undurable().iter().count();
+        let beside = path.with_extension("journal-new");
+        let mut file = File::create(&beside)?;
+        file.write_all(text.as_bytes())?;
+        if !known.landed.is_empty() {
+            file.sync_data()?;
+        }
+        std::fs::rename(&beside, path)?;
+        Ok(Self { file, lines })
     }
 
     /// Notes that the bytes of `range` have been written.
@@ -96,59 +121,78 @@ impl Journal {
     /// Forgets everything: the bytes were wrong.
     pub(crate) fn clear(
         &mut self,
+        path: &Path,
         expected: &Expected,
         size: u64,
         boot: &BootId,
     ) -> io::Result<()> {
-        self.lines = 0;
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        let header = format!("{FORMAT} {expected} {size} {}\n", boot.0);
-        self.file.write_all(header.as_bytes())
+        *self = Self::create(path, expected, size, boot, &Known::default())?;
+        Ok(())
     }
+}
+
+/// What a journal is believed.
+#[derive(Default)]
+struct Known {
+    landed: RangeSet,
+    /// What of it will be there after a power loss.
+    durable: RangeSet,
+}
+
+impl Known {
+    fn read(text: &[u8], expected: &Expected, size: u64, boot: &BootId) -> Self {
+        Self::try_read(text, expected, size, boot).unwrap_or_default()
+    }
+
+    fn try_read(text: &[u8], expected: &Expected, size: u64, boot: &BootId) -> Option<Self> {
+        let (header, body) = text.split_at(text.iter().position(|byte| *byte == b'\n')?);
+        let ours = format!("{FORMAT} {expected} {size} ");
+        let written_in = std::str::from_utf8(header).ok()?.strip_prefix(&ours)?;
+        // A kill in the middle of a write tears the last line only; after a power loss anything
+        // may stand behind what was synced.
+        let whole = &body[1..=body.iter().rposition(|byte| *byte == b'\n')?];
+        let lines: Vec<&str> = whole
+            .split(|byte| *byte == b'\n')
+            .map(|line| std::str::from_utf8(line).unwrap_or("?"))
+            .collect();
+        let lines = &lines[..lines.len() - 1];
+        let mark = |line: &&str| line.strip_prefix("= ")?.parse::<usize>().ok();
+        let durable = lines.iter().rev().find_map(mark).unwrap_or(0);
+        let trusted = match boot.same_boot(written_in) {
+            true => lines.len(),
+            false => durable.min(lines.len()),
+        };
+        let mut known = Self::default();
+        for (index, line) in lines[..trusted].iter().enumerate() {
+            if mark(line).is_some() {
+                continue;
+            }
+            let range = range(line, size)?;
+            if index < durable {
+                known.durable.insert(range.clone());
+            }
+            known.landed.insert(range);
+        }
+        Some(known)
+    }
+
+    fn undurable(&self) -> RangeSet {
+        let mut set = self.landed.clone();
+        self.durable.iter().for_each(|range| set.remove(range));
+        set
+    }
+}
+
+/// A line of [`line`]; none if it cannot be one of a blob of `size` bytes.
+fn range(text: &str, size: u64) -> Option<Range<u64>> {
+    let (start, length) = text.split_once(' ')?;
+    let (start, length): (u64, u64) = (start.parse().ok()?, length.parse().ok()?);
+    let end = start.checked_add(length)?;
+    (end <= size && length > 0).then_some(start..end)
 }
 
 fn line(range: &Range<u64>) -> String {
     format!("{} {}\n", range.start, range.end - range.start)
-}
-
-fn landed(text: &[u8], header: &[String], size: u64, boot: &BootId) -> RangeSet {
-    let Ok(text) = std::str::from_utf8(text) else {
-        return RangeSet::default();
-    };
-    let Some((first, body)) = text.split_once('\n') else {
-        return RangeSet::default();
-    };
-    let Some(written_in) = first
-        .strip_prefix(&header.join(" "))
-        .and_then(|rest| rest.strip_prefix(' '))
-    else {
-        return RangeSet::default();
-    };
-    // A kill in the middle of a write tears the last line only.
-    let whole_lines = body.rfind('\n').map_or("", |end| &body[..end]);
-    let durable = |line: &str| line.strip_prefix("= ")?.parse::<usize>().ok();
-    let trusted = match boot.same_boot(written_in) {
-        true => usize::MAX,
-        false => whole_lines.lines().rev().find_map(durable).unwrap_or(0),
-    };
-    let mut set = RangeSet::default();
-    for line in whole_lines.lines().take(trusted) {
-        if durable(line).is_some() {
-            continue;
-        }
-        let mut numbers = line.split(' ').map(str::parse::<u64>);
-        let (Some(Ok(start)), Some(Ok(length)), None) =
-            (numbers.next(), numbers.next(), numbers.next())
-        else {
-            return RangeSet::default();
-        };
-        match start.checked_add(length) {
-            Some(end) if end <= size && length > 0 => set.insert(start..end),
-            _ => return RangeSet::default(),
-        }
-    }
-    set
 }
 
 #[cfg(test)]
@@ -160,15 +204,9 @@ mod tests {
     }
 
     /// Start and end of what a journal says has landed.
-    fn reopen(path: &std::path::Path, boot: &str) -> Vec<(u64, u64)> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path);
+    fn reopen(path: &Path, boot: &str) -> Vec<(u64, u64)> {
         let boot = BootId::named(boot);
-        let (_, landed) = Journal::open(file.unwrap(), &expected(), 100, &boot).unwrap();
+        let (_, landed) = Journal::open(path, &expected(), 100, &boot).unwrap();
         landed
             .iter()
             .map(|range| (range.start, range.end))
@@ -177,14 +215,8 @@ mod tests {
 
     fn written(dir: &tempfile::TempDir) -> std::path::PathBuf {
         let path = dir.path().join("journal");
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .unwrap();
         let boot = BootId::named("boot-1");
-        let (mut journal, landed) = Journal::open(file, &expected(), 100, &boot).unwrap();
+        let (mut journal, landed) = Journal::open(&path, &expected(), 100, &boot).unwrap();
         assert!(landed.is_empty());
         journal.landed(0..10).unwrap();
         let lines = journal.lines();
@@ -199,9 +231,18 @@ mod tests {
         let path = written(&dir);
         assert_eq!(reopen(&path, "boot-1"), [(0, 10), (50, 60)]);
         assert_eq!(reopen(&path, "boot-1"), [(0, 10), (50, 60)]);
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(reopen(&path, "boot-2"), [(0, 10)]);
+        assert_eq!(reopen(&path, "boot-3"), [(0, 10)], "it is still durable");
+    }
+
+    #[test]
+    fn rubbish_behind_what_was_durable_takes_nothing_away_after_a_power_loss() {
+        let dir = tempfile::tempdir().unwrap();
         let path = written(&dir);
-        assert_eq!(reopen(&path, "boot-2"), vec![(0, 10)]);
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend(b"\0\0\xff\n\0\0\n");
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(reopen(&path, "boot-2"), [(0, 10)]);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use headstart_core::ranges::RangeSet;
 use http::StatusCode;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE,
+};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -23,7 +25,7 @@ use crate::net::{Http, NetError, Request, Response};
 use crate::source::SourceError;
 
 /// Bytes collected before they are written: what a killed process loses, per lane.
-const BATCH: usize = 256 << 10;
+const BATCH: usize = 512 << 10;
 
 /// Bytes are written after this long even if the batch is not full.
 const BATCH_TIME: Duration = Duration::from_millis(100);
@@ -76,15 +78,15 @@ impl Lane {
         let host = response.url.host_str().unwrap_or_default().to_owned();
         let from = match self.accept(assignment, &response, &host) {
             Ok(from) => from,
-            Err(outcome) => {
-                if let Outcome::Refused(_) = outcome {
-                    let mut known = assignment.place.at.lock().await;
-                    if known.generation == generation {
-                        known.refused = Some(response.status);
-                    }
+            Err(outcome @ Outcome::Refused(_)) => {
+                let mut known = assignment.place.at.lock().await;
+                if known.generation != generation || known.refused.is_some() {
+                    return Err(Outcome::Outdated);
                 }
+                known.refused = Some(response.status);
                 return Err(outcome);
             }
+            Err(outcome) => return Err(outcome),
         };
         self.read(assignment, response, from, &host).await
     }
@@ -166,7 +168,7 @@ impl Lane {
             ))),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let said = format!("{host} answered {}", response.status);
-                match retry_after(response) {
+                match asked_to_wait(&response.headers) {
                     Some(wait) => Err(Outcome::Busy(
                         wait,
                         format!("{said} and asks to wait {} s", wait.as_secs()),
@@ -214,24 +216,25 @@ impl Lane {
         from: u64,
         host: &str,
     ) -> Result<(), Outcome> {
+        let span = assignment.span.clone();
         let mut floor = Floor::new(self.limits.floor_window);
         let mut writer = Writer::new(self, assignment);
-        let end = writer.end();
         let mut offset = from;
         let ended = loop {
-            if offset == end {
+            if span.left() == 0 {
                 break Ok(());
             }
             let asked = Instant::now();
             let chunk = match tokio::time::timeout(writer.patience(), response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => {
+                    let missing = span.left();
                     break Err(Outcome::Broke(format!(
-                        "{host} ended the body {} bytes early",
-                        end - offset
+                        "{host} ended the body {missing} bytes early"
                     )));
                 }
                 Ok(Err(error)) => break Err(Outcome::Broke(chain(&error))),
+                Err(_) if span.left() == 0 => break Ok(()),
                 Err(_) if writer.has_batch() && asked.elapsed() < self.limits.stall => {
                     writer.flush().await?;
                     continue;
@@ -239,28 +242,23 @@ impl Lane {
                 Err(_) => {
                     break Err(Outcome::Broke(format!(
                         "{host} sent nothing for {} s",
-                        self.limits.stall.as_secs()
+                        self.limits.stall.as_secs_f64()
                     )));
                 }
             };
-            let waited = asked.elapsed().as_micros() as u64;
-            writer
-                .assignment
-                .progress
-                .network_wait
-                .fetch_add(waited, Ordering::Relaxed);
-            if chunk.len() as u64 > end - offset {
-                let rest = chunk.slice(..(end - offset) as usize);
-                writer.push(offset, rest).await?;
+            let waited = asked.elapsed();
+            writer.waited(waited);
+            let taken = span.take(chunk.len() as u64);
+            let rest = chunk.len() as u64 - taken;
+            self.bandwidth.take(chunk.len()).await;
+            writer.push(offset, chunk.slice(..taken as usize)).await?;
+            offset += taken;
+            if rest > 0 && offset == writer.asked_to {
                 break Err(Outcome::Strike(format!(
                     "{host} sent more than it was asked for"
                 )));
             }
-            let length = chunk.len();
-            self.bandwidth.take(length).await;
-            writer.push(offset, chunk).await?;
-            offset += length as u64;
-            if let Some(rate) = floor.below(length, self.limits.floor)
+            if let Some(rate) = floor.below(chunk.len(), waited, self.limits.floor)
                 && self.is_unusual(writer.assignment, rate)
             {
                 break Err(Outcome::Broke(format!(
@@ -268,8 +266,29 @@ impl Lane {
                 )));
             }
         };
+        let asked_to = writer.asked_to;
         writer.finish().await?;
+        if ended.is_ok() && offset == asked_to {
+            self.see_the_end(&mut response, host).await?;
+        }
         ended
+    }
+
+    /// Reads the end of a body whose every byte has been read, so that the connection can serve
+    /// the next request; a body that goes on is a lie.
+    async fn see_the_end(&self, response: &mut Response, host: &str) -> Result<(), Outcome> {
+        match tokio::time::timeout(BATCH_TIME, response.chunk()).await {
+            Ok(Ok(Some(more))) if !more.is_empty() => {
+                let what = "sent more than it was asked for";
+                Err(Outcome::Strike(format!("{host} {what}")))
+            }
+            // Nothing is missing any more, however the connection ends. Its own task sees the
+            // end too, and makes it available for this lane's next request.
+            _ => {
+                tokio::task::yield_now().await;
+                Ok(())
+            }
+        }
     }
 
     /// Whether other lanes get clearly more than `rate` from the same host, as far as is known.
@@ -284,6 +303,8 @@ struct Writer<'a> {
     lane: &'a Lane,
     assignment: &'a mut Assignment,
     wanted: RangeSet,
+    /// Where the response was asked to end.
+    asked_to: u64,
     batch: Vec<Bytes>,
     batch_start: u64,
     batch_bytes: usize,
@@ -296,6 +317,10 @@ impl<'a> Writer<'a> {
         Self {
             lane,
             wanted: assignment.wanted.clone(),
+            asked_to: match assignment.mode {
+                Mode::Ranges => assignment.wanted.iter().last().map_or(0, |range| range.end),
+                Mode::Whole => assignment.size,
+            },
             assignment,
             batch: Vec::new(),
             batch_start: 0,
@@ -305,9 +330,10 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Where reading may stop: nothing is wanted from there on.
-    fn end(&self) -> u64 {
-        self.wanted.iter().last().map_or(0, |range| range.end)
+    fn waited(&self, network: Duration) {
+        let micros = network.as_micros() as u64;
+        let progress = &self.assignment.progress;
+        progress.network_wait.fetch_add(micros, Ordering::Relaxed);
     }
 
     fn has_batch(&self) -> bool {
@@ -395,10 +421,11 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Watches that a lane brings at least so much.
+/// Watches that the network brings at least so much: the time that a lane waits for its own
+/// bandwidth limit, disk or reader does not count.
 struct Floor {
     window: Duration,
-    since: Instant,
+    waited: Duration,
     bytes: u64,
 }
 
@@ -406,20 +433,21 @@ impl Floor {
     fn new(window: Duration) -> Self {
         Self {
             window,
-            since: Instant::now(),
+            waited: Duration::ZERO,
             bytes: 0,
         }
     }
 
-    /// Counts `length` bytes; the rate of the window that ends now if it is below `floor`.
-    fn below(&mut self, length: usize, floor: u64) -> Option<u64> {
+    /// Counts `length` bytes that were waited for; the rate of the window that ends now if it is
+    /// below `floor`.
+    fn below(&mut self, length: usize, waited: Duration, floor: u64) -> Option<u64> {
         self.bytes += length as u64;
-        let span = self.since.elapsed();
-        if span < self.window {
+        self.waited += waited;
+        if self.waited < self.window {
             return None;
         }
-        let rate = (self.bytes as f64 / span.as_secs_f64()) as u64;
-        (self.since, self.bytes) = (Instant::now(), 0);
+        let rate = (self.bytes as f64 / self.waited.as_secs_f64()) as u64;
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
         (rate < floor).then_some(rate)
     }
 }
@@ -455,19 +483,32 @@ fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
     (last >= first).then_some((first..last.checked_add(1)?, total))
 }
 
-/// How long a response asks to wait. A date is read against the server's own `Date`, so a clock
-/// that is off does not matter.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.header("retry-after")?.trim();
-    if let Ok(seconds) = text.parse::<i64>() {
+/// How long a response asks to wait: `Retry-After` (RFC 9110, 10.2.3), else what the Hub says in
+/// `RateLimit` about a window that is used up (draft-ietf-httpapi-ratelimit-headers).
+fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    text("retry-after")
+        .and_then(|value| retry_after(value, text("date")))
+        .or_else(|| text("ratelimit").and_then(rate_limit_reset))
+}
+
+/// A date is read against the server's own `Date`, so a clock that is off does not matter.
+fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = value.parse::<i64>() {
         return Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)));
     }
-    let until = httpdate::parse_http_date(text).ok()?;
-    let now = response
-        .header("date")
-        .and_then(|date| httpdate::parse_http_date(date).ok());
+    let until = httpdate::parse_http_date(value).ok()?;
+    let now = date.and_then(|date| httpdate::parse_http_date(date).ok());
     let now = now.unwrap_or_else(SystemTime::now);
     Some(until.duration_since(now).unwrap_or(Duration::from_secs(1)))
+}
+
+/// `"resolvers";r=0;t=55`: nothing remains for 55 s.
+fn rate_limit_reset(value: &str) -> Option<Duration> {
+    let mut parameters = value.split(';').map(str::trim);
+    parameters.clone().find(|parameter| *parameter == "r=0")?;
+    let seconds = parameters.find_map(|parameter| parameter.strip_prefix("t="))?;
+    Some(Duration::from_secs(seconds.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -489,5 +530,30 @@ mod tests {
         ] {
             assert_eq!(content_range(odd), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn a_server_says_how_long_to_wait_in_seconds_as_a_date_or_in_a_rate_limit() {
+        let wait = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            asked_to_wait(&headers).map(|wait| wait.as_secs())
+        };
+        // The server's clock is decades off, and so may be ours: only their difference counts.
+        let date = ("date", "Tue, 15 Nov 1994 08:12:31 GMT");
+        let later = ("retry-after", "Tue, 15 Nov 1994 08:12:38 GMT");
+        let earlier = ("retry-after", "Tue, 15 Nov 1994 08:12:00 GMT");
+        let limited = ("ratelimit", "\"resolvers\";r=0;t=55");
+        assert_eq!(wait(&[("retry-after", "7")]), Some(7));
+        assert_eq!(wait(&[("retry-after", "-7")]), Some(1));
+        assert_eq!(wait(&[date, later]), Some(7));
+        assert_eq!(wait(&[date, earlier]), Some(1));
+        assert_eq!(wait(&[limited]), Some(55));
+        assert_eq!(wait(&[limited, ("retry-after", "2")]), Some(2));
+        assert_eq!(wait(&[("ratelimit", "\"resolvers\";r=9;t=55")]), None);
+        assert_eq!(wait(&[("retry-after", "soon")]), None);
+        assert_eq!(wait(&[]), None);
     }
 }

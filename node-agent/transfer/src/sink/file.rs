@@ -12,14 +12,16 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headstart_core::digest::{Expected, Sha256};
 use headstart_core::ranges::RangeSet;
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 
 use super::Sink;
@@ -33,6 +35,10 @@ const SYNC_EVERY: u64 = 64 << 20;
 /// Bytes read back at once when the hash catches up.
 const READ_BACK: usize = 1 << 20;
 
+/// How long to wait for the lock on a partial file: a transfer that was just cancelled holds it
+/// until its last write is over.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A blob on its way to disk.
 pub(crate) struct FileSink {
     data: Flock<File>,
@@ -42,6 +48,7 @@ pub(crate) struct FileSink {
     boot: BootId,
     journal: Mutex<Journal>,
     state: Mutex<State>,
+    /// Something in `state` that is waited for has changed.
     caught_up: Condvar,
     unsynced: AtomicU64,
 }
@@ -52,6 +59,12 @@ struct State {
     hashed: u64,
     /// Taken by whoever is hashing now.
     digesting: Option<Digesting>,
+    /// A sync is under way: its verdict is awaited.
+    syncing: bool,
+    /// Counts resets.
+    attempt: u32,
+    /// Writes under way.
+    puts: usize,
     /// What went wrong in a background task.
     failed: Option<io::Error>,
 }
@@ -67,27 +80,22 @@ impl FileSink {
         blob: &Blob,
         boot: &BootId,
     ) -> io::Result<(Arc<Self>, RangeSet)> {
-        let options = {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false);
-            options
-        };
-        let data = Flock::lock(options.open(path)?, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| io::Error::from(errno))?;
+        let data = lock(path)?;
         let found = data.metadata()?.len();
-        let (mut journal, mut landed) = Journal::open(
-            options.open(journal_of(path))?,
-            &blob.expected,
-            blob.size,
-            boot,
-        )?;
-        if found != blob.size && !landed.is_empty() {
-            // Somebody cut or grew the file: nothing in it is known.
-            journal.clear(&blob.expected, blob.size, boot)?;
-            landed = RangeSet::default();
-        }
+        let journal_path = journal_of(path);
+        let opened = Journal::open(&journal_path, &blob.expected, blob.size, boot);
+        let (mut journal, mut landed) = opened?;
         if found != blob.size {
-            allocate(&data, blob.size)?;
+            if !landed.is_empty() {
+                // Somebody cut or grew the file: nothing in it is known.
+                journal.clear(&journal_path, &blob.expected, blob.size, boot)?;
+                landed = RangeSet::default();
+            }
+            if let Err(error) = allocate(&data, blob.size) {
+                // What was allocated before the disk was full is room for others.
+                let _ = remove(path);
+                return Err(error);
+            }
         }
         let digesting = Some(Digesting::new(&blob.expected, blob.size));
         let sink = Arc::new(Self {
@@ -101,6 +109,9 @@ impl FileSink {
                 landed: landed.clone(),
                 hashed: 0,
                 digesting,
+                syncing: false,
+                attempt: 0,
+                puts: 0,
                 failed: None,
             }),
             caught_up: Condvar::new(),
@@ -119,7 +130,9 @@ impl FileSink {
             if let Some(error) = state.failed.take() {
                 return Err(error);
             }
-            if state.hashed == self.size
+            // The kernel tells a failed write-back to one sync only, and that may be the other one.
+            if !state.syncing
+                && state.hashed == self.size
                 && let Some(digesting) = &state.digesting
             {
                 return Ok(digesting.clone().finish());
@@ -131,15 +144,31 @@ impl FileSink {
         }
     }
 
-    /// Forgets every byte. Blocks; no lane may be writing.
+    /// What lanes write to until the next [`reset`](Self::reset).
+    pub(crate) fn attempt(self: &Arc<Self>) -> Attempt {
+        Attempt {
+            sink: self.clone(),
+            number: self.lock().attempt,
+        }
+    }
+
+    /// Forgets every byte, and whatever lanes still bring of the attempt before. Blocks.
     pub(crate) fn reset(&self) -> io::Result<()> {
-        let mut journal = self.journal();
-        journal.clear(&self.expected, self.size, &self.boot)?;
         let mut state = self.lock();
+        state.attempt += 1;
+        while state.puts > 0 || state.syncing || state.digesting.is_none() {
+            state = self
+                .caught_up
+                .wait(state)
+                .unwrap_or_else(|e| e.into_inner());
+        }
         state.landed = RangeSet::default();
         state.hashed = 0;
         state.digesting = Some(Digesting::new(&self.expected, self.size));
-        Ok(())
+        drop(state);
+        let path = journal_of(&self.path);
+        let mut journal = self.journal();
+        journal.clear(&path, &self.expected, self.size, &self.boot)
     }
 
     /// Makes the file visible at `to` and durable there, and removes the journal. Blocks.
@@ -154,8 +183,7 @@ impl FileSink {
 
     /// Removes what there is of it. Blocks.
     pub(crate) fn discard(&self) -> io::Result<()> {
-        std::fs::remove_file(journal_of(&self.path))?;
-        std::fs::remove_file(&self.path)
+        remove(&self.path)
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -176,10 +204,21 @@ impl FileSink {
                     offset += written as u64;
                     IoSlice::advance_slices(&mut left, written);
                 }
-                Err(nix::errno::Errno::EINTR | nix::errno::Errno::EAGAIN) => {}
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+        Ok(())
+    }
+
+    fn put(self: &Arc<Self>, offset: u64, pieces: &[Bytes]) -> io::Result<()> {
+        let end = offset + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.write(offset, pieces)?;
+        self.hash_from_memory(offset, pieces);
+        self.lock().landed.insert(offset..end);
+        self.journal().landed(offset..end)?;
+        self.catch_up_if_behind();
+        self.sync_in_background(end - offset);
         Ok(())
     }
 
@@ -254,36 +293,53 @@ impl FileSink {
         if self.unsynced.fetch_add(written, Ordering::Relaxed) + written < SYNC_EVERY {
             return;
         }
+        if std::mem::replace(&mut self.lock().syncing, true) {
+            return;
+        }
         self.unsynced.store(0, Ordering::Relaxed);
         let sink = self.clone();
         tokio::task::spawn_blocking(move || {
             let covered = sink.journal().lines();
             let synced = sink.data.sync_data();
             let noted = synced.and_then(|()| sink.journal().durable(covered));
+            let mut state = sink.lock();
+            state.syncing = false;
             if let Err(error) = noted {
-                sink.lock().failed = Some(error);
+                state.failed = Some(error);
             }
+            drop(state);
+            sink.caught_up.notify_all();
         });
     }
 }
 
-impl Sink for Arc<FileSink> {
+/// One try to fill a partial file.
+pub(crate) struct Attempt {
+    sink: Arc<FileSink>,
+    number: u32,
+}
+
+impl Sink for Attempt {
     fn put(&self, offset: u64, pieces: Vec<Bytes>) -> io::Result<()> {
-        if let Some(error) = &self.lock().failed {
-            return Err(io::Error::new(error.kind(), error.to_string()));
+        let sink = &self.sink;
+        {
+            let mut state = sink.lock();
+            if let Some(error) = &state.failed {
+                return Err(io::Error::new(error.kind(), error.to_string()));
+            }
+            if state.attempt != self.number {
+                return Ok(());
+            }
+            state.puts += 1;
         }
-        let end = offset + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        self.write(offset, &pieces)?;
-        self.hash_from_memory(offset, &pieces);
-        self.lock().landed.insert(offset..end);
-        self.journal().landed(offset..end)?;
-        self.catch_up_if_behind();
-        self.sync_in_background(end - offset);
-        Ok(())
+        let put = sink.put(offset, &pieces);
+        sink.lock().puts -= 1;
+        sink.caught_up.notify_all();
+        put
     }
 
     fn window(&self) -> Range<u64> {
-        0..self.size
+        0..self.sink.size
     }
 }
 
@@ -299,9 +355,50 @@ fn allocate(file: &File, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
     }
-    match fallocate(file, FallocateFlags::empty(), 0, size as i64) {
-        Ok(()) => Ok(()),
-        Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => file.set_len(size),
-        Err(errno) => Err(errno.into()),
+    loop {
+        match fallocate(file, FallocateFlags::empty(), 0, size as i64) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return file.set_len(size),
+            Err(errno) => return Err(errno.into()),
+        }
     }
+}
+
+/// Opens or makes the partial file at `path` and locks it.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let start = Instant::now();
+    let mut file = options.open(path)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) if is_at(&locked, path)? => return Ok(locked),
+            // Whoever held the lock has published or removed the file meanwhile.
+            Ok(_) => file = options.open(path)?,
+            Err((same, Errno::EWOULDBLOCK)) if start.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+                file = same;
+            }
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let opened = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a partial file and its journal.
+fn remove(path: &Path) -> io::Result<()> {
+    let journal = match std::fs::remove_file(journal_of(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    std::fs::remove_file(path).and(journal)
 }
