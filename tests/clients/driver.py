@@ -6,20 +6,21 @@ Reads one JSON request per line from standard input and answers with one JSON li
     {"op": "files",    "repo", "revision", "cache", "endpoint", "names", "etag_timeout"}
     {"op": "absent",   "repo", "revision", "cache", "names"}
     {"op": "scan",     "cache"}
-    {"op": "transformers", "repo", "revision", "cache", "text"}
+    {"op": "transformers", "repo", "revision", "cache", "text", "parts"}
     {"op": "versions"}
+    {"op": "probe",    "tree", "store"}
 
-An answer is {"ok": ...} or {"error": {"kind", "message"}}, and always has "seconds". Files are
-told by their path in the repository, with the sha256 of what a reader gets.
+An answer is {"ok": ...} or {"error": {"kind", "message"}}. Files are told by their path in the
+repository, with the sha256 of what a reader gets.
 
 Whether the client is offline is decided by HF_HUB_OFFLINE when it is imported: one process each.
 """
 
+import errno
 import hashlib
 import json
 import os
 import sys
-import time
 
 
 def failure(error):
@@ -43,9 +44,37 @@ def where(request):
 
 
 def versions(request):
+    """Which client this is. Makes it do what it does once per process before anything else."""
     import huggingface_hub
+    from huggingface_hub.utils import build_hf_headers
 
-    return {"huggingface_hub": huggingface_hub.__version__}
+    build_hf_headers()
+    told = {"huggingface_hub": huggingface_hub.__version__}
+    try:
+        from importlib.metadata import version
+
+        told["transformers"] = version("transformers")
+    except ImportError:
+        pass
+    return told
+
+
+def probe(request):
+    """Who this process is, and what it may do to a tree and to the store behind it."""
+    return {
+        "uid": os.getuid(),
+        "read_only": bool(os.statvfs(request["tree"]).f_flag & os.ST_RDONLY),
+        "tree": attempt(os.mkdir, os.path.join(request["tree"], "intruder")),
+        "store": attempt(os.listdir, request["store"]),
+    }
+
+
+def attempt(operation, path):
+    try:
+        operation(path)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
 
 
 def snapshot(request):
@@ -118,32 +147,37 @@ def transformers(request):
 
     place = {"revision": request["revision"], "cache_dir": request["cache"]}
     repo = request["repo"]
-    config = AutoConfig.from_pretrained(repo, **place)
-    generation = GenerationConfig.from_pretrained(repo, **place)
-    tokenizer = AutoTokenizer.from_pretrained(repo, **place)
-    tokens = tokenizer(request["text"])["input_ids"]
-    index_path = cached_file(repo, "model.safetensors.index.json", **place)
-    with open(index_path) as file:
-        weight_map = json.load(file)["weight_map"]
-    tensors = {}
-    for shard in sorted(set(weight_map.values())):
-        loaded = safetensors.numpy.load_file(cached_file(repo, shard, **place))
-        for name, tensor in loaded.items():
-            assert weight_map[name] == shard, (name, shard)
-            tensors[name] = list(tensor.shape)
-    assert tensors.keys() == weight_map.keys()
-    return {
-        "config": config.to_dict(),
-        "generation": generation.to_dict(),
-        "tokens": tokens,
-        "decoded": tokenizer.decode(tokens, skip_special_tokens=True),
-        "tensors": tensors,
-    }
+
+    def config():
+        return AutoConfig.from_pretrained(repo, **place).to_dict()
+
+    def generation():
+        return GenerationConfig.from_pretrained(repo, **place).to_dict()
+
+    def tokenizer():
+        made = AutoTokenizer.from_pretrained(repo, **place)
+        tokens = made(request["text"])["input_ids"]
+        return {"tokens": tokens, "text": made.decode(tokens, skip_special_tokens=True)}
+
+    def tensors():
+        with open(cached_file(repo, "model.safetensors.index.json", **place)) as file:
+            weight_map = json.load(file)["weight_map"]
+        shapes = {}
+        for shard in sorted(set(weight_map.values())):
+            loaded = safetensors.numpy.load_file(cached_file(repo, shard, **place))
+            for name, tensor in loaded.items():
+                assert weight_map[name] == shard, (name, shard)
+                shapes[name] = list(tensor.shape)
+        assert shapes.keys() == weight_map.keys(), weight_map
+        return shapes
+
+    parts = {part.__name__: part for part in (config, generation, tokenizer, tensors)}
+    return {name: parts[name]() for name in request["parts"]}
 
 
 OPERATIONS = {
     operation.__name__: operation
-    for operation in (versions, snapshot, files, absent, scan, transformers)
+    for operation in (versions, probe, snapshot, files, absent, scan, transformers)
 }
 
 
@@ -152,12 +186,10 @@ def main():
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         request = json.loads(line)
-        started = time.monotonic()
         try:
             answer = {"ok": OPERATIONS[request["op"]](request)}
         except Exception as error:
             answer = {"error": failure(error)}
-        answer["seconds"] = time.monotonic() - started
         print(json.dumps(answer, default=str), file=answers, flush=True)
 
 
