@@ -1,7 +1,7 @@
 //! One model revision on disk, in the exact layout of the Hugging Face cache.
 //!
 //! ```text
-//! <root>/hub/CACHEDIR.TAG
+//! <root>/CACHEDIR.TAG                                       in `hub`, older clients complain about it
 //! <root>/hub/.locks/models--org--name/
 //! <root>/hub/models--org--name/blobs/<etag>                 hardlink to the object
 //! <root>/hub/models--org--name/snapshots/<commit>/<path>    -> ../../blobs/<etag>
@@ -47,8 +47,8 @@ const PUBLISHED_DIR: u32 = 0o555;
 /// Mode of an object.
 const OBJECT: u32 = 0o444;
 
-/// Marks a directory as a cache, for backup programs (bford.info/cachedir) and the Hub's clients.
-pub(crate) const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+/// Marks a directory as a cache, for backup programs (bford.info/cachedir).
+const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This file is a cache directory tag for Hugging Face models kept by Headstart.\n\
     # For information about cache directory tags see https://bford.info/cachedir/\n";
 
@@ -215,6 +215,7 @@ impl Tree {
             root.rename("hub", &staging, "hub")?;
             root.sync()?;
         }
+        root.unlink("CACHEDIR.TAG")?;
         staging.empty()?;
         root.rmdir("staging")?;
         drop((root, staging));
@@ -247,10 +248,10 @@ impl Parts {
         let root = Dir::open_or_make(root, MAKING)?;
         let staging = root.make("staging", MAKING)?;
         staging.empty()?;
+        root.put("CACHEDIR.TAG", CACHEDIR_TAG.as_bytes(), &staging, MAKING)?;
         let hub = root.make("hub", MAKING)?;
         thaw(&hub)?;
         let name = plan.repo.cache_dir();
-        hub.put("CACHEDIR.TAG", CACHEDIR_TAG.as_bytes(), &staging, MAKING)?;
         hub.make(&format!(".locks/{name}"), MAKING)?;
         let repo = hub.make(&name, MAKING)?;
         let blobs = repo.make("blobs", MAKING)?;

@@ -20,9 +20,7 @@ use headstart_core::digest::Expected;
 use headstart_core::model::Revision;
 
 use crate::dir::{Dir, Entry, Perms};
-use crate::layout::{
-    CACHEDIR_TAG, FileError, LayoutError, Tree, directory_as, listing, pointer, put_at,
-};
+use crate::layout::{FileError, LayoutError, Tree, directory_as, listing, pointer, put_at};
 use crate::plan::{ModelPlan, PlannedFile};
 
 /// Modes of what is the agent's.
@@ -99,9 +97,6 @@ impl View {
         let staging = at.make("staging", Perms { dir: 0o700, ..OURS })?;
         staging.empty()?;
         let hub = at.make("hub", perms)?;
-        if hub.entry("CACHEDIR.TAG")? == Entry::Absent {
-            hub.put("CACHEDIR.TAG", CACHEDIR_TAG.as_bytes(), &staging, perms)?;
-        }
         let name = plan.repo.cache_dir();
         hub.make(&format!(".locks/{name}"), perms)?;
         let repo = hub.make(&name, perms)?;

@@ -158,10 +158,10 @@ fn a_complete_plan_becomes_a_cache_in_the_exact_layout() {
     let store = Store::new();
     assert_eq!(store.publish(), Published::Complete);
     expect![[r#"
+        CACHEDIR.TAG 444 202
         hub/ 555
         hub/.locks/ 555
         hub/.locks/models--org--name/ 555
-        hub/CACHEDIR.TAG 444 202
         hub/models--org--name/ 555
         hub/models--org--name/.no_exist/ 555
         hub/models--org--name/.no_exist/0123456789abcdef0123456789abcdef01234567/ 555

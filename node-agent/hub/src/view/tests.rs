@@ -40,7 +40,6 @@ fn a_view_is_directories_and_links_and_reads_through_to_the_tree() {
     expect![[r#"
         .locks/ 777
         .locks/models--org--name/ 777
-        CACHEDIR.TAG 666 202
         models--org--name/ 777
         models--org--name/.no_exist/ 777
         models--org--name/.no_exist/0123456789abcdef0123456789abcdef01234567/ 777
