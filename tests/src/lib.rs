@@ -4,9 +4,14 @@
 //! their public servers speak them. What needs root, a network of its own or other programs is in
 //! the `e2e` test binaries, which `cargo xtask e2e` runs.
 
+pub mod content;
 pub mod faults;
 pub mod hub;
 pub mod image;
 pub mod link;
 pub mod model;
 pub mod registry;
+pub mod serve;
+
+#[cfg(test)]
+mod testing;
