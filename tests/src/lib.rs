@@ -4,7 +4,13 @@
 //! their public servers speak them. What needs root, a network of its own or other programs is in
 //! the `e2e` test binaries, which `cargo xtask e2e` runs.
 
+
+#[cfg(test)]
+mod testing;
+
+pub mod containerd;
 pub mod content;
+pub mod docker_registry;
 pub mod faults;
 pub mod hub;
 pub mod image;
@@ -12,6 +18,3 @@ pub mod link;
 pub mod model;
 pub mod registry;
 pub mod serve;
-
-#[cfg(test)]
-mod testing;

@@ -15,6 +15,8 @@ use crate::snapshots::{Made, Snapshots};
 use crate::staging::Staging;
 use crate::{fields, spec::Labels};
 
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
+
 /// What the runtime is and which way an image takes into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detected {
@@ -90,7 +92,12 @@ impl Runtime {
             true => self.cri_config().await?,
             false => None,
         };
-        let settings = Settings::read(config.as_ref(), &plugins);
+        let file_systems = match detected.cri {
+            true => self.usage().await?,
+            false => Vec::new(),
+        };
+        let roots: Vec<_> = file_systems.iter().map(|fs| fs.path.as_str()).collect();
+        let settings = Settings::read(config.as_ref(), &roots);
         detected.discard_unpacked_layers = settings.discard_unpacked_layers;
         detected.snapshotter = Some(settings.snapshotter.clone());
         detected.snapshots_root = root_of(&plugins, &settings.snapshotter);
@@ -259,25 +266,32 @@ struct Settings {
 }
 
 impl Settings {
-    /// From the CRI plugin's configuration (containerd 1.x), else from what is loaded.
-    fn read(config: Option<&serde_json::Value>, _plugins: &[Plugin]) -> Self {
+    /// From the CRI plugin's configuration, where containerd 1.x tells the snapshotter; else from
+    /// the snapshotters' directories that the CRI counts.
+    fn read(config: Option<&serde_json::Value>, roots: &[&str]) -> Self {
         let section = config.and_then(|config| config.get("containerd"));
-        let snapshotter = section.and_then(|section| section.get("snapshotter")?.as_str());
+        let told = section.and_then(|section| section.get("snapshotter")?.as_str());
         let discard = section.and_then(|section| section.get("discardUnpackedLayers")?.as_bool());
+        let names = roots
+            .iter()
+            .filter_map(|root| root.rsplit_once(SNAPSHOTTER));
+        let names: Vec<_> = names
+            .map(|(_, name)| name.trim_start_matches('.'))
+            .collect();
+        let counted = names.join(" and ");
+        let known = [told.unwrap_or_default(), &counted, "overlayfs"];
+        let snapshotter = known.into_iter().find(|name| !name.is_empty());
         Self {
-            snapshotter: snapshotter
-                .filter(|name| !name.is_empty())
-                .unwrap_or("overlayfs")
-                .into(),
+            snapshotter: snapshotter.unwrap_or_default().into(),
             discard_unpacked_layers: discard,
         }
     }
 }
 
 fn root_of(plugins: &[Plugin], snapshotter: &str) -> Option<PathBuf> {
-    let plugin = plugins.iter().find(|plugin| {
-        plugin.r#type == "io.containerd.snapshotter.v1" && plugin.id == snapshotter
-    })?;
+    let plugin = plugins
+        .iter()
+        .find(|plugin| plugin.r#type == SNAPSHOTTER && plugin.id == snapshotter)?;
     plugin.exports.get("root").map(PathBuf::from)
 }
 
@@ -314,6 +328,30 @@ mod tests {
         for version in ["1.5.18", "v1.4.13", "0.9", "", "unknown"] {
             assert!(!is_at_least_1_6(version), "{version}");
         }
+    }
+
+    #[test]
+    fn the_snapshotter_is_the_one_that_the_cri_tells_else_counts_else_the_default() {
+        let old = serde_json::json!({"containerd": {"snapshotter": "zfs", "discardUnpackedLayers": true}});
+        let new = serde_json::json!({"containerd": {"defaultRuntimeName": "runc"}});
+        let root = "/var/lib/containerd/io.containerd.snapshotter.v1.";
+        let (soci, overlay) = (format!("{root}soci"), format!("{root}overlayfs"));
+        for (config, roots, expected) in [
+            (Some(&old), vec![overlay.as_str()], "zfs"),
+            (Some(&new), vec![soci.as_str()], "soci"),
+            (
+                Some(&new),
+                vec![overlay.as_str(), soci.as_str()],
+                "overlayfs and soci",
+            ),
+            (None, vec![], "overlayfs"),
+        ] {
+            assert_eq!(Settings::read(config, &roots).snapshotter, expected);
+        }
+        assert_eq!(
+            Settings::read(Some(&old), &[]).discard_unpacked_layers,
+            Some(true)
+        );
     }
 
     #[test]

@@ -44,3 +44,6 @@ impl Hub {
         Ok(Verdict::Granted)
     }
 }
+
+#[cfg(test)]
+mod tests;

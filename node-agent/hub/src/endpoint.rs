@@ -245,6 +245,11 @@ impl Hub {
         self.shared.token.is_some()
     }
 
+    /// The token's text, for a process that needs it.
+    pub(crate) fn reveal_token(&self) -> Option<String> {
+        self.shared.token.as_ref().map(|token| token.0.clone())
+    }
+
     pub(crate) fn patience(&self) -> Patience {
         self.shared.patience
     }

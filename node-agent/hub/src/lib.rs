@@ -16,5 +16,9 @@ pub mod plan;
 pub mod resolve;
 pub mod source;
 pub mod view;
+pub mod xet;
 
 mod dir;
+
+#[cfg(test)]
+mod scripted;

@@ -192,7 +192,8 @@ struct Lfs {
 }
 
 impl Hub {
-    /// Resolves `model`: two requests, and one more for each further thousand files.
+    /// Resolves `model`: two requests, one more for each further thousand files, and one more for
+    /// a gated model.
     ///
     /// # Errors
     /// When the Hub does not give the model, or gives what cannot be stored safely.
@@ -219,7 +220,26 @@ impl Hub {
                 return Err(Problem::Moved { commit: info.sha });
             }
         }
-        decide(model, &info, listed?)
+        let resolution = decide(model, &info, listed?)?;
+        if resolution.audience == Audience::Gated {
+            self.pass_the_gate(http, &model.repo).await?;
+        }
+        Ok(resolution)
+    }
+
+    /// The file list of a gated model is open to all, its files are not: better to say so before
+    /// anything is fetched. A mirror that does not know the question lets its files answer.
+    async fn pass_the_gate(&self, http: &Http, repo: &RepoId) -> Result<(), Problem> {
+        let url = self.api_url(repo, &["auth-check"]);
+        match self.check(http, repo, &url).await {
+            Err(
+                error @ (HubError::Gated { .. }
+                | HubError::Token { .. }
+                | HubError::Forbidden { .. }
+                | HubError::Disabled),
+            ) => Err(Problem::Hub(error)),
+            _ => Ok(()),
+        }
     }
 
     async fn info(&self, http: &Http, model: &ModelRef) -> Result<Info, Problem> {
@@ -414,3 +434,6 @@ fn split_links(value: &str) -> Vec<(&str, &str)> {
     }
     links
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,3 +181,6 @@ impl FileSource {
 fn bare_etag(text: &str) -> &str {
     text.strip_prefix("W/").unwrap_or(text).trim_matches('"')
 }
+
+#[cfg(test)]
+mod tests;

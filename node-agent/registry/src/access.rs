@@ -166,6 +166,7 @@ impl Access {
     async fn ask_once(&self, question: &Question) -> Result<Answer, AskError> {
         // Every login may be refused once as it is and once after a renewal.
         let mut tries = 2 * self.logins.len() + 2;
+        let mut denials = Vec::new();
         loop {
             let carried = self.carried().await?;
             let request = question
@@ -187,7 +188,6 @@ impl Access {
             }
             let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
             let by_endpoint = Origin::of(&response.url).as_ref() == Some(&self.endpoint.origin);
-            let mut denials = Vec::new();
             if refused && by_endpoint {
                 tries -= 1;
                 let again = self.answer(&response, &carried, &mut denials).await?;

@@ -209,9 +209,11 @@ impl Hosts {
         let text = match read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut hosts = Self::default();
-                hosts.roots = beside(dir).map_err(|e| invalid(e.to_string()))?;
-                return Ok(hosts);
+                let roots = beside(dir).map_err(|error| invalid(error.to_string()))?;
+                return Ok(Self {
+                    roots,
+                    ..Self::default()
+                });
             }
             Err(error) => return Err(invalid(format!("cannot be read: {error}"))),
         };

@@ -545,6 +545,3 @@ fn accept() -> HeaderValue {
     let value = HeaderValue::from_str(&manifest::ACCEPT.join(", "));
     value.expect("media types are ASCII")
 }
-
-#[cfg(test)]
-mod tests;

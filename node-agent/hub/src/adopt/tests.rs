@@ -129,7 +129,8 @@ fn links_out_of_the_cache_loops_and_files_of_another_size_are_not_offered() {
         fs::write(&path, CONTENT).unwrap();
         path
     };
-    let cases: [fn(&Fixture, &dyn Fn(&Fixture) -> PathBuf); 7] = [
+    type Case = fn(&Fixture, &dyn Fn(&Fixture) -> PathBuf);
+    let cases: [Case; 7] = [
         |cache, outside| symlink(outside(cache), cache.repo(&cache.blob())).unwrap(),
         |cache, outside| {
             outside(cache);
