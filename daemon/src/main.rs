@@ -1,2 +1,12 @@
 //! The Headstart command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+mod demo;
+
+fn main() -> ExitCode {
+    cli::run(cli::Cli::parse())
+}

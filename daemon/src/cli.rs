@@ -1,0 +1,58 @@
+//! What can be asked of Headstart on the command line.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::demo::{DemoArgs, StandInArgs};
+
+/// Kubernetes GPU nodes that serve the moment they can run a pod.
+#[derive(Debug, Parser)]
+#[command(name = "headstart", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Deploy a model twice on this machine, today's way and Headstart's, and compare
+    Demo(Box<DemoArgs>),
+    /// The node agent; the demo starts it
+    #[command(hide = true)]
+    Agent(Box<AgentArgs>),
+    /// What the demo starts in place of an engine
+    #[command(hide = true)]
+    StandIn(StandInArgs),
+}
+
+/// The agent, as `headstart-agent` is started.
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// End when standard input does
+    #[arg(long)]
+    end_with_input: bool,
+    #[command(flatten)]
+    agent: headstart_agent::cli::Cli,
+}
+
+/// Does what was asked for.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Demo(args) => crate::demo::command(&args),
+        Command::Agent(args) => {
+            if args.end_with_input {
+                std::thread::spawn(end_with_input);
+            }
+            headstart_agent::cli::run(args.agent)
+        }
+        Command::StandIn(args) => crate::demo::stand_in(&args),
+    }
+}
+
+/// Ends this process as SIGTERM would once nobody can write to its standard input any more.
+fn end_with_input() {
+    // What cannot be read has ended, too.
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM);
+}
