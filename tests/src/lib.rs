@@ -10,3 +10,4 @@ pub mod image;
 pub mod link;
 pub mod model;
 pub mod registry;
+pub mod tree;
