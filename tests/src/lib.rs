@@ -4,6 +4,9 @@
 //! their public servers speak them. What needs root, a network of its own or other programs is in
 //! the `e2e` test binaries, which `cargo xtask e2e` runs.
 
+mod parallel;
+mod random;
+
 pub mod containerd;
 pub mod content;
 pub mod docker_registry;
@@ -12,10 +15,9 @@ pub mod hub;
 pub mod image;
 pub mod link;
 pub mod model;
-mod parallel;
-mod random;
 pub mod registry;
 pub mod serve;
+pub mod tree;
 
 #[cfg(test)]
 mod testing;

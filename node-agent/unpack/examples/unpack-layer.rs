@@ -1,5 +1,4 @@
-//! The unpacker process by itself, for the tests of the process: `unpack-layer` of the agent, or,
-//! with `probe WHAT`, one forbidden act after having been confined for the directory `DIR`.
+//! The unpacker process and nothing else, for the tests of the process.
 
 use std::process::ExitCode;
 

@@ -230,6 +230,7 @@ impl<'a> Applier<'a> {
                 let dir = parent.readable()?;
                 rustix::fs::fsetxattr(&dir, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
             }
+            Style::Base => self.remove_undescribed(&parent.path)?,
             Style::Plain => {
                 self.opaques.insert(parent.path.clone(), ());
             }
@@ -244,6 +245,7 @@ impl<'a> Applier<'a> {
                 rustix::fs::mknodat(parent, hidden, kind, Mode::empty(), 0)?;
                 node::change_owner(parent, hidden, entry)
             }
+            Style::Base => self.clear(parent, hidden),
             Style::Plain => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                 let flags = flags | OFlags::CLOEXEC;
@@ -252,6 +254,31 @@ impl<'a> Applier<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Removes directories below one that no entry described, as containerd does on an opaque
+    /// marker in a lowest layer: everything else there came with an entry of this layer.
+    fn remove_undescribed(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let below = match path {
+            b"" => Vec::new(),
+            path => [path, b"/"].concat(),
+        };
+        let doomed: Vec<_> = self
+            .implicit
+            .range(below.clone()..)
+            .take_while(|(path, _)| path.starts_with(&below))
+            .filter(|(_, described)| !**described)
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in doomed {
+            let (above, name) = root::split(&path);
+            // It may be gone with one above it.
+            let above = self.root.walk(above)?;
+            if above.missing.is_empty() && above.other.is_none() {
+                self.clear(&above.dir, name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what is in the way of an entry.
@@ -285,7 +312,7 @@ impl<'a> Applier<'a> {
 
     fn mode_of_directory(&self, mode: u32) -> u32 {
         match self.style {
-            Style::Overlay => mode & 0o7777,
+            Style::Overlay | Style::Base => mode & 0o7777,
             Style::Plain => mode & 0o1777 | 0o700,
         }
     }

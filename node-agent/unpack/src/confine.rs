@@ -50,7 +50,7 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 pub fn confine(request: &Request) -> Result<PathBuf, UnpackError> {
     limit(request).map_err(|errno| wall("resource limits", errno))?;
     let staging = match request.style {
-        Style::Overlay => {
+        Style::Overlay | Style::Base => {
             enter(&request.staging).map_err(|errno| wall("root directory", errno))?;
             PathBuf::from("/")
         }
@@ -101,7 +101,7 @@ fn enter(staging: &Path) -> rustix::io::Result<()> {
 fn drop_capabilities(style: Style) -> rustix::io::Result<()> {
     let present = rustix::thread::capabilities(None)?;
     let kept = match style {
-        Style::Overlay => present.permitted & KEPT,
+        Style::Overlay | Style::Base => present.permitted & KEPT,
         Style::Plain => CapabilitySet::empty(),
     };
     rustix::thread::clear_ambient_capability_set()?;
@@ -147,7 +147,7 @@ fn landlock(staging: &Path, style: Style) -> Result<(), UnpackError> {
     };
     match (enforce(), style) {
         (Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced), _) => Ok(()),
-        (_, Style::Overlay) => Ok(()),
+        (_, Style::Overlay | Style::Base) => Ok(()),
         (Ok(RulesetStatus::NotEnforced), Style::Plain) => {
             Err(failed(&"not supported by this kernel"))
         }

@@ -87,6 +87,9 @@ impl Default for Limits {
 pub enum Style {
     /// An overlayfs layer, as containerd's snapshotter keeps them. Needs root.
     Overlay,
+    /// The same for a layer with nothing below it: a whiteout removes what the layer itself brought
+    /// before it, as containerd does there, and leaves no node that overlayfs might show.
+    Base,
     /// Plain files owned by whoever runs this: no owners, devices, set-id bits or attributes other
     /// than `user.*`; directories stay writable. Whiteouts are listed instead of created, for
     /// [`merge`].

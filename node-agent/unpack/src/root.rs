@@ -3,8 +3,8 @@
 //!
 //! - A descriptor is only ever opened from another one inside, by a single name, without following
 //!   links: there is no way out, with or without `openat2`, and a seccomp filter can see every flag.
-//! - Links are resolved as continuity's `RootPath` does, which containerd uses: a link's target is
-//!   cleaned as text first, so `b/../c` is `c` even where `b` is a link itself.
+//! - Links are resolved as the kernel would with this directory as its root; names that are not
+//!   there are kept, so that a dangling link can be a parent, as in containerd.
 //! - Nobody else changes the directory meanwhile; a cache of opened directories relies on it.
 
 use std::collections::HashMap;
@@ -163,13 +163,10 @@ impl Root {
                         if links > LINKS || length > self.path_bytes {
                             return Err(Errno::LOOP);
                         }
-                        let whole = match target.starts_with(b"/") {
-                            true => target,
-                            false => dir.join(&target),
-                        };
-                        let cleaned = clean(&whole);
-                        pending.extend(names(&cleaned).rev().map(<[u8]>::to_owned));
-                        stack.truncate(1);
+                        pending.extend(names(&target).rev().map(<[u8]>::to_owned));
+                        if target.starts_with(b"/") {
+                            stack.truncate(1);
+                        }
                     }
                     None if pending.is_empty() => {
                         return Ok(Walk {

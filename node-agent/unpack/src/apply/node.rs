@@ -167,7 +167,7 @@ impl Applier<'_> {
     /// Owner, attributes, mode and times of an open file, in this order: a change of owner clears
     /// set-id bits and capabilities.
     fn finish_file(&mut self, file: &OwnedFd, entry: &Entry) -> Result<(), Errno> {
-        if self.style == Style::Overlay {
+        if self.style != Style::Plain {
             rustix::fs::fchown(file, uid(entry), gid(entry))?;
         }
         for (key, value) in &entry.xattrs {
@@ -184,7 +184,7 @@ impl Applier<'_> {
 
     /// The same for everything that is not a new file.
     fn finish(&mut self, entry: &Entry, parent: &Dir, name: &[u8]) -> Result<(), Errno> {
-        if self.style == Style::Overlay {
+        if self.style != Style::Plain {
             change_owner(parent, name, entry)?;
         }
         if !entry.xattrs.is_empty() {
@@ -228,7 +228,7 @@ impl Applier<'_> {
     /// Whether an attribute from an archive is set at all.
     fn wanted(&self, key: &[u8]) -> bool {
         match self.style {
-            Style::Overlay => !key.starts_with(b"trusted."),
+            Style::Overlay | Style::Base => !key.starts_with(b"trusted."),
             Style::Plain => key.starts_with(b"user."),
         }
     }
@@ -245,7 +245,7 @@ impl Applier<'_> {
 
     fn mode_of_file(&self, entry: &Entry) -> Mode {
         Mode::from_raw_mode(match self.style {
-            Style::Overlay => entry.mode & 0o7777,
+            Style::Overlay | Style::Base => entry.mode & 0o7777,
             Style::Plain => entry.mode & 0o777 | 0o400,
         })
     }

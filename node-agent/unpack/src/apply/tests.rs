@@ -225,14 +225,46 @@ fn links_in_the_way_lead_inside_the_layer_only() {
 }
 
 #[test]
-fn a_link_target_is_cleaned_as_text_before_it_is_followed() {
+fn a_link_target_is_followed_name_by_name() {
     let (dir, _) = unpacked(&[
         (b'5', "deep/er", ""),
         (b'2', "b", "deep/er"),
         (b'2', "l", "b/../c"),
         (b'0', "l/f", "1"),
     ]);
-    assert_eq!(fs::read_to_string(dir.path().join("c/f")).unwrap(), "1");
+    let file = dir.path().join("deep/c/f");
+    assert_eq!(fs::read_to_string(file).unwrap(), "1");
+}
+
+#[test]
+fn in_a_lowest_layer_whiteouts_remove_what_came_before_and_leave_nothing() {
+    let entries = [
+        (b'0', "f", ""),
+        (b'0', ".wh.f", ""),
+        (b'0', ".wh.nothing", ""),
+        (b'5', "d", ""),
+        (b'0', "d/kept", ""),
+        (b'0', "d/undescribed/lost", ""),
+        (b'0', "d/.wh..wh..opq", ""),
+    ];
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut request = request(dir.path());
+    request.style = Style::Base;
+    let unpacked = apply(archive(&entries).as_slice(), &request).unwrap();
+    let names = |path: &Path| -> Vec<_> {
+        let mut names: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(dir.path()), ["d"]);
+    assert_eq!(names(&dir.path().join("d")), ["kept"]);
+    assert_eq!((unpacked.implicit, unpacked.whiteouts), (vec![], vec![]));
 }
 
 #[test]
