@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use headstart_agent::cli::Own;
 
 use crate::demo::{DemoArgs, StandInArgs};
 
@@ -44,7 +45,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             if args.end_with_input {
                 std::thread::spawn(end_with_input);
             }
-            headstart_agent::cli::run(args.agent)
+            headstart_agent::cli::run(args.agent, Own { prefix: &["agent"] })
         }
         Command::StandIn(args) => crate::demo::stand_in(&args),
     }

@@ -22,8 +22,8 @@ mod snapshots;
 
 /// An image on its way to where it can be used.
 pub(crate) trait Landing: Send {
-    /// How layers are to be unpacked.
-    fn style(&self) -> Style;
+    /// How a layer is to be unpacked.
+    fn style(&self, layer: usize) -> Style;
 
     /// The layers that are not there, lowest first.
     fn missing(&self) -> Vec<usize>;

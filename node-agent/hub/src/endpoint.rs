@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use headstart_core::model::RepoId;
 use headstart_transfer::net::{Credential, Http, NetError, Origin, Request, Response};
-use http::header::{CONTENT_TYPE, HeaderMap};
 use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap};
 use tokio::time::Instant;
 use url::Url;
 

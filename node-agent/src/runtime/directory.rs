@@ -107,7 +107,7 @@ impl DirectoryLanding {
 }
 
 impl Landing for DirectoryLanding {
-    fn style(&self) -> Style {
+    fn style(&self, _layer: usize) -> Style {
         Style::Plain
     }
 

@@ -26,8 +26,11 @@ impl SnapshotLanding {
 }
 
 impl Landing for SnapshotLanding {
-    fn style(&self) -> Style {
-        Style::Overlay
+    fn style(&self, layer: usize) -> Style {
+        match layer {
+            0 => Style::Base,
+            _ => Style::Overlay,
+        }
     }
 
     fn missing(&self) -> Vec<usize> {

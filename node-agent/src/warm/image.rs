@@ -200,15 +200,17 @@ async fn land_layers(layers: &Layers<'_>, landing: &mut dyn Landing) -> Result<(
     let missing = landing.missing();
     let mut order = Vec::new();
     for &layer in &missing {
-        order.push((layer, landing.stage(layer)?));
+        order.push((layer, landing.stage(layer)?, landing.style(layer)));
     }
-    let style = landing.style();
     let size = |layer: usize| layers.resolved.layers[layer].descriptor.size;
-    order.sort_by_key(|(layer, _)| std::cmp::Reverse(size(*layer)));
+    order.sort_by_key(|(layer, ..)| std::cmp::Reverse(size(*layer)));
     let at_once = std::thread::available_parallelism().map_or(2, usize::from);
-    let mut arriving = stream::iter(order)
-        .map(|(layer, staged)| async move { (layer, layers.bring(layer, staged, style).await) })
-        .buffer_unordered(at_once.clamp(2, 8));
+    let mut arriving =
+        stream::iter(order)
+            .map(|(layer, staged, style)| async move {
+                (layer, layers.bring(layer, staged, style).await)
+            })
+            .buffer_unordered(at_once.clamp(2, 8));
     let mut waiting = BTreeMap::new();
     let mut turns = missing.into_iter().peekable();
     while let Some((layer, brought)) = arriving.next().await {
