@@ -47,6 +47,10 @@ enum Command {
     /// Unpack one image layer from standard input; started by the agent itself
     #[command(hide = true)]
     UnpackLayer,
+    /// Fetch one file through Xet storage; started by the agent itself
+    #[cfg(feature = "xet")]
+    #[command(hide = true)]
+    XetFetch,
 }
 
 /// Where the store is and how much of the disk it may use.
@@ -100,6 +104,10 @@ pub struct WarmArgs {
     /// Docker config or pull secret with registry credentials; may be given several times
     #[arg(long = "registry-config", value_name = "FILE")]
     pub(crate) registry_configs: Vec<PathBuf>,
+    /// Token service that may be shown the login of a registry on another site; may be given
+    /// several times
+    #[arg(long = "trust-realm", value_name = "HOST[:PORT]")]
+    pub(crate) trust_realm: Vec<String>,
     /// Directory of containerd registry host configuration (hosts.toml)
     #[arg(long, value_name = "DIR")]
     pub(crate) hosts_dir: Option<PathBuf>,
@@ -111,6 +119,9 @@ pub struct WarmArgs {
     /// Image platform, for example linux/arm64; this machine's by default
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
+    /// Which files come through Xet storage, verified afterwards, with plain HTTP when that fails
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "large")]
+    pub(crate) xet: XetWhen,
     /// Most bytes per second, for example 500MB/s or 5Gbit/s
     #[arg(long, value_name = "RATE")]
     pub(crate) max_bandwidth: Option<Rate>,
@@ -226,6 +237,17 @@ impl StorePlace {
     }
 }
 
+/// Which files come through Xet storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum XetWhen {
+    /// None
+    Never,
+    /// Those over 50 GB, which the Hub does not serve in plain HTTP
+    Large,
+    /// All that are there
+    Always,
+}
+
 /// [`Depth`] on the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum DepthArg {
@@ -301,6 +323,10 @@ pub fn run(cli: Cli, own: Own) -> ExitCode {
         // Before anything else: the process is confined while it has one thread and no files.
         return headstart_unpack::child_main();
     }
+    #[cfg(feature = "xet")]
+    if let Command::XetFetch = cli.command {
+        return headstart_hub::xet::child_main();
+    }
     let filter = match EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -317,6 +343,8 @@ pub fn run(cli: Cli, own: Own) -> ExitCode {
         Command::Verify(args) => crate::housekeeping::verify(&args).into(),
         Command::Evict(args) => crate::housekeeping::evict(&args).into(),
         Command::Gc(args) => crate::housekeeping::gc(&args).into(),
-        Command::UnpackLayer => headstart_unpack::child_main(),
+        Command::UnpackLayer => unreachable!("answered above"),
+        #[cfg(feature = "xet")]
+        Command::XetFetch => unreachable!("answered above"),
     }
 }

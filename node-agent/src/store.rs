@@ -343,6 +343,21 @@ impl Store {
         self.root.join("partial").join(hex).with_extension("part")
     }
 
+    /// A directory for what other programs write on its behalf; swept at the next start.
+    pub fn scratch(&self) -> Result<PathBuf, StoreError> {
+        let scratch = self.root.join("partial/scratch");
+        make_dir(&scratch)?;
+        Ok(scratch)
+    }
+
+    /// Makes an object of a verified, durable file on the same file system.
+    pub fn take_in(&self, path: &Path, expected: &Expected) -> Result<(), StoreError> {
+        self.make_object_dir(expected)?;
+        let object = self.object(expected);
+        fs::rename(path, &object).map_err(StoreError::io("publish", &object))?;
+        self.seal(expected)
+    }
+
     /// Makes the directory that [`Store::object`] is in.
     pub fn make_object_dir(&self, expected: &Expected) -> Result<(), StoreError> {
         let path = self.object(expected);

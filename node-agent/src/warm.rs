@@ -21,7 +21,7 @@ pub(crate) use self::model::known as known_model;
 pub(crate) use self::objects::blocking;
 use self::objects::{Objects, Tally};
 use self::wanted::Wanted;
-use crate::cli::{Exit, Own, WarmArgs};
+use crate::cli::{Exit, Own, WarmArgs, XetWhen};
 use crate::report::{Bound, Event, Lines, Outcome, Person, Report, Summary, chain};
 use crate::store::{Quota, Store, StoreError};
 
@@ -30,6 +30,7 @@ mod image;
 mod model;
 mod objects;
 mod wanted;
+mod xet;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
@@ -60,6 +61,7 @@ pub(crate) struct Job {
     pub(crate) pin: Option<Duration>,
     pub(crate) adopt: Vec<PathBuf>,
     pub(crate) own: Own,
+    pub(crate) xet: XetWhen,
     pub(crate) quota: Quota,
     pub(crate) bandwidth: Option<Rate>,
     fetched: AtomicU64,
@@ -126,7 +128,8 @@ async fn run(
     };
     let hub = Arc::new(Hub::new(wanted.endpoint, wanted.token));
     let images = Arc::new(Images {
-        registries: Registries::new(job.http.clone(), wanted.hosts, wanted.keychain),
+        registries: Registries::new(job.http.clone(), wanted.hosts, wanted.keychain)
+            .trust_realms(wanted.trusted_realms),
         platform: wanted.platform,
         runtime: args.containerd.clone().map(RuntimeAt::new),
         depth: args.depth(),
@@ -232,6 +235,7 @@ impl Job {
         Ok(Self {
             http,
             own,
+            xet: args.xet,
             quota: store.quota(),
             objects: Objects::new(Arc::new(store), engine),
             report,

@@ -297,7 +297,8 @@ fn fetch(suite: &str, cache: &Path, unpacked: &Path) -> Result<()> {
     }
     let apt = apt.canonicalize()?;
     let key = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let source = format!("deb [signed-by={key}] http://deb.debian.org/debian {suite} main\n");
+    let mirror = mirror()?;
+    let source = format!("deb [signed-by={key}] {mirror} {suite} main\n");
     fs::write(apt.join("sources.list"), source)?;
     let at = apt.display();
     let options = [
@@ -323,6 +324,25 @@ fn fetch(suite: &str, cache: &Path, unpacked: &Path) -> Result<()> {
     run(Command::new("dpkg").arg("-x").arg(&package).arg(unpacked))?;
     fs::remove_dir_all(&apt)?;
     Ok(())
+}
+
+/// The mirror that this machine gets its own packages from; it has the other suites too.
+fn mirror() -> Result<String> {
+    let mut apt = Command::new("apt-get");
+    let targets = [
+        "indextargets",
+        "--format",
+        "$(SITE)",
+        "Created-By: Packages",
+        "Codename: bookworm",
+    ];
+    let output = apt
+        .args(targets)
+        .output()
+        .context("apt-get cannot be started")?;
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let first = listed.lines().next().map(str::to_owned);
+    first.context("apt knows no mirror of bookworm: run `apt-get update`")
 }
 
 fn run(command: &mut Command) -> Result<()> {

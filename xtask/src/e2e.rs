@@ -5,10 +5,28 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::cargo;
 use crate::test::Ended;
+use crate::{cargo, provision};
+
+/// Debian packages of the programs they run against, and of what they call.
+const PACKAGES: [&str; 11] = [
+    "containerd",
+    "runc",
+    "docker-registry",
+    "skopeo",
+    "umoci",
+    "busybox-static",
+    "iproute2",
+    "iptables",
+    "strace",
+    "python3-venv",
+    "util-linux",
+];
+
+/// Names the agent's binary for the tests.
+const AGENT: &str = "HEADSTART_AGENT";
 
 /// The test binaries, in the order they run.
 const BINARIES: [&str; 4] = ["store", "unpack", "containerd", "clients"];
@@ -27,6 +45,18 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     if let Some(why) = unfit() {
         return Ok(Ended::Skipped(why));
     }
+    if let provision::Debian::Missing { packages, why } = provision::debian(&PACKAGES)? {
+        bail!("{} cannot be installed: {why}", packages.join(", "));
+    }
+    let target = cargo::target()?;
+    let provisioned = provision::clients(&cargo::root(), &target)?;
+    cargo::run(&mut cargo::cargo(&[
+        "build",
+        "--locked",
+        "--package",
+        "headstart-agent",
+    ]))?;
+    let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
     for binary in BINARIES.into_iter().filter(|name| wanted(name)) {
         let base = [
@@ -39,6 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         ];
         let mut test = cargo::cargo(&base);
         test.args(["--test", binary, "--"]).args(&args.filter);
+        test.env(provision::PROVISIONED, &provisioned)
+            .env(AGENT, &agent);
         cargo::run(&mut test)?;
     }
     Ok(Ended::Passed)

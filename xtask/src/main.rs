@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod cargo;
 mod deny;
 mod e2e;
+mod provision;
 mod purity;
 mod test;
 mod tidy;

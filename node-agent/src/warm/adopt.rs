@@ -65,15 +65,12 @@ fn adopt_file(store: &Store, cache: &Cache, file: &PlannedFile) -> Result<u64, S
 }
 
 fn copy_verified(store: &Store, offer: Offer, file: &PlannedFile) -> Result<bool, StoreError> {
-    let object = store.object(&file.expected);
     // Swept at the next start if this one dies.
     let copy = store.partial(&file.expected).with_extension("adopting");
     let hashed = hash_while_copying(offer.file, &copy, file);
     let good = hashed.map_err(StoreError::io("copy to", &copy))?;
     if good {
-        store.make_object_dir(&file.expected)?;
-        std::fs::rename(&copy, &object).map_err(StoreError::io("publish", &object))?;
-        store.seal(&file.expected)?;
+        store.take_in(&copy, &file.expected)?;
     } else {
         crate::store::remove(&copy)?;
     }

@@ -67,6 +67,7 @@ pub(crate) async fn warm(
         let adopted = blocking(move || super::adopt::adopt(&store, &plan, &caches)).await?;
         tracing::info!(bytes = adopted, "files adopted from other caches");
     }
+    super::xet::fetch(job, hub, &plan, job.xet, tally).await?;
     let errors = job.objects.ensure(blobs, tally).await;
     drop(reservation);
     if !errors.is_empty() {

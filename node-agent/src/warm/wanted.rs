@@ -13,7 +13,7 @@ use headstart_transfer::net::{HostPolicy, HostPort};
 use url::Url;
 
 use super::ItemError;
-use crate::cli::WarmArgs;
+use crate::cli::{WarmArgs, XetWhen};
 
 /// The command line, understood.
 pub(super) struct Wanted {
@@ -25,6 +25,7 @@ pub(super) struct Wanted {
     pub(super) hosts: HostsDir,
     pub(super) platform: Platform,
     pub(super) policy: HostPolicy,
+    pub(super) trusted_realms: Vec<HostPort>,
 }
 
 impl Wanted {
@@ -33,6 +34,11 @@ impl Wanted {
     /// # Errors
     /// One line that names the flag, what was found and what was expected.
     pub(super) fn read(args: &WarmArgs) -> Result<Self, String> {
+        if !headstart_hub::xet::IS_BUILT && args.xet == XetWhen::Always {
+            return Err(
+                "--xet always: this build has no Xet client, build it with `--features xet`".into(),
+            );
+        }
         let (hosts, mut policy) = (hosts(args.hosts_dir.as_deref())?, policy(args)?);
         hosts.allow(&mut policy);
         let mut keychain = Keychain::default();
@@ -55,6 +61,11 @@ impl Wanted {
                 None => Platform::host(),
             },
             policy,
+            trusted_realms: args
+                .trust_realm
+                .iter()
+                .map(|text| host("--trust-realm", text))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -76,12 +87,13 @@ where
     once.map(read).collect()
 }
 
+fn host(flag: &str, text: &str) -> Result<HostPort, String> {
+    let host = HostPort::parse(text);
+    host.ok_or_else(|| format!("{flag} {text:?}: expected HOST or HOST:PORT"))
+}
+
 fn policy(args: &WarmArgs) -> Result<HostPolicy, String> {
     let mut policy = HostPolicy::default();
-    let host = |flag: &str, text: &String| {
-        let host = HostPort::parse(text);
-        host.ok_or_else(|| format!("{flag} {text:?}: expected HOST or HOST:PORT"))
-    };
     for text in &args.allow_private {
         policy.private_hosts.insert(host("--allow-private", text)?);
     }
