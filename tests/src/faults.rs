@@ -322,9 +322,10 @@ enum End {
 
 async fn serve<S: Wire>(stream: S, open: &Open) {
     let mut stream = BufReader::new(stream);
-    while let Some(asked) = read_request(&mut stream, open).await {
+    while let Some(mut asked) = read_request(&mut stream, open).await {
         let entry = {
             let mut record = open.shared.lock();
+            asked.number = record.requests.len();
             record.requests.push(Served {
                 asked: asked.clone(),
                 status: 0,
@@ -332,7 +333,7 @@ async fn serve<S: Wire>(stream: S, open: &Open) {
             });
             record.at_once += 1;
             record.most_at_once = record.most_at_once.max(record.at_once);
-            record.requests.len() - 1
+            asked.number
         };
         let mut reply = Reply {
             stream: stream.get_mut(),
@@ -372,9 +373,8 @@ async fn read_request<S: Wire>(stream: &mut BufReader<S>, open: &Open) -> Option
         Some((name.to_ascii_lowercase(), value.trim().to_owned()))
     };
     let headers: HashMap<String, String> = lines.iter().skip(1).filter_map(header).collect();
-    let number = open.shared.lock().requests.len();
     Some(Asked {
-        number,
+        number: 0,
         connection: open.number,
         path: path.to_owned(),
         query: query.to_owned(),

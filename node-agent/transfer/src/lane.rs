@@ -236,7 +236,7 @@ impl Lane {
                 Ok(Err(error)) => break Err(Outcome::Broke(chain(&error))),
                 Err(_) if span.left() == 0 => break Ok(()),
                 Err(_) if writer.has_batch() && asked.elapsed() < self.limits.stall => {
-                    writer.flush().await?;
+                    writer.finish().await?;
                     continue;
                 }
                 Err(_) => {

@@ -252,9 +252,9 @@ async fn a_link_that_is_slow_for_everybody_is_not_mistaken_for_a_broken_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_part_on_a_slow_connection_is_shared_with_idle_ones() {
-    // One connection brings 200 kB/s and would need 5 s for its part; the others are quick.
-    let case = Case::new(16 * MIB, |asked| match asked.number {
-        0 => Act::Rate(200_000),
+    // One connection brings 100 kB/s and would need 20 s for its part; the others are quick.
+    let case = Case::new(24 * MIB, |asked| match asked.number {
+        0 => Act::Rate(100_000),
         _ => Act::Serve,
     })
     .await;
@@ -265,11 +265,11 @@ async fn the_last_part_on_a_slow_connection_is_shared_with_idle_ones() {
     let start = std::time::Instant::now();
     case.run_with(limits).await.unwrap();
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < Duration::from_secs(12), "{took:?}");
     let first = &case.server.record().requests[0];
     let asked = first.asked.range.clone().unwrap();
     assert!(
-        asked.end - asked.start >= 2 * MIB,
+        asked.end - asked.start >= 1_900_000,
         "the case is not what it should be"
     );
     assert!(

@@ -25,8 +25,8 @@ async fn half_done(size: u64) -> Case {
     );
     let fetch = engine.file(&case.blob, &case.place.partial, case.progress.clone());
     let enough = async {
-        until("two parts and two pieces have landed", || {
-            case.progress.landed.load(Ordering::Relaxed) >= 2 * MIB + 2 * 300_000
+        until("two parts and four pieces have landed", || {
+            case.progress.landed.load(Ordering::Relaxed) >= 2 * MIB + 4 * 300_000
         })
         .await;
     };
