@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep};
 
 use super::fault::Fault;
 use super::log::Record;
@@ -16,6 +18,9 @@ use crate::content::Content;
 
 /// Bytes handed to the connection at once: large, so that a fast link costs few turns.
 const PIECE: usize = 1 << 20;
+
+/// How long a connection that is to be cut has for what it holds already: an error drops that.
+const FLUSH: Duration = Duration::from_millis(30);
 
 /// A span of some content.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ pub(crate) struct Payload {
     record: Arc<Record>,
     /// The next piece of a file, being read while the last one is sent.
     reading: Option<JoinHandle<io::Result<Bytes>>>,
+    before_cut: Option<Pin<Box<Sleep>>>,
 }
 
 impl Payload {
@@ -36,7 +42,7 @@ impl Payload {
         fault: Option<Fault>,
         record: Arc<Record>,
     ) -> Self {
-        let (sent, reading) = (0, None);
+        let (sent, reading, before_cut) = (0, None, None);
         Self {
             content,
             span,
@@ -44,6 +50,7 @@ impl Payload {
             sent,
             record,
             reading,
+            before_cut,
         }
     }
 
@@ -90,6 +97,10 @@ impl Body for Payload {
         }
         match this.fault {
             Some(Fault::Cut { after }) if this.sent >= after => {
+                let wait = this
+                    .before_cut
+                    .get_or_insert_with(|| Box::pin(sleep(FLUSH)));
+                ready!(wait.as_mut().poll(context));
                 let cut = io::Error::new(io::ErrorKind::ConnectionAborted, "cut by a fault");
                 return Poll::Ready(Some(Err(cut)));
             }

@@ -35,7 +35,7 @@ pub enum Fault {
         /// Its offset in the whole content.
         at: u64,
     },
-    /// Closes the connection after so many bytes of the body.
+    /// Closes the connection after so many bytes of the body; after fewer where the link is slow.
     Cut {
         /// Bytes sent before.
         after: u64,
