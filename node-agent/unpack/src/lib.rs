@@ -9,7 +9,7 @@
 //! - Inflating, hashing and writing run side by side over a handful of buffers: memory does not
 //!   grow with the layer. What must be remembered until the end (times of directories, whiteouts)
 //!   has a limit of its own.
-//! - [`child_main`] runs all of this in a process that can do nothing else, see [`confine`]; a
+//! - [`child_main`] runs all of this in a process that can do nothing else, see [`confine()`]; a
 //!   layer that kills it costs one layer. [`Child`] is the other end.
 //!
 //! Absent on purpose: checking the compressed digest and comparing the diff id (the caller knows
@@ -92,7 +92,7 @@ pub enum Style {
     Base,
     /// Plain files owned by whoever runs this: no owners, devices, set-id bits or attributes other
     /// than `user.*`; directories stay writable. Whiteouts are listed instead of created, for
-    /// [`merge`].
+    /// [`merge()`].
     Plain,
 }
 

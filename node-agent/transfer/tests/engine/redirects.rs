@@ -52,13 +52,16 @@ async fn a_redirect_within_the_host_keeps_the_token() {
     case.run().await.unwrap();
 }
 
+/// What a server answers.
+type Script = Box<dyn Fn(&Asked) -> Act + Send + Sync>;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn loops_long_chains_and_targets_nobody_may_follow_are_refused_by_name() {
     let hops = |asked: &Asked| {
         let hop: usize = asked.path.trim_start_matches("/hop").parse().unwrap_or(0);
         Act::redirect(302, format!("/hop{}", hop + 1))
     };
-    let cases: Vec<(&str, Box<dyn Fn(&Asked) -> Act + Send + Sync>)> = vec![
+    let cases: Vec<(&str, Script)> = vec![
         ("loop through", Box::new(|_| Act::redirect(302, "/file"))),
         (
             "loop through",

@@ -114,7 +114,9 @@ async fn a_tampering_source_beside_one_that_dies_ends_in_a_mismatch() {
     let engine = engine_for(&a, &b, limits());
     let place = Place::new();
     let fetched = within(30, fetch(&engine, &blob, &place)).await;
-    let error = fetched.err().expect("nobody has all of it");
+    let Err(error) = fetched else {
+        panic!("nobody has all of it");
+    };
     assert!(matches!(error, FetchError::Mismatch { .. }), "{error}");
     assert!(place.names().is_empty());
 }
