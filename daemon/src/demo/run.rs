@@ -149,10 +149,6 @@ impl Play<'_> {
         model: Option<&String>,
         connections: u16,
     ) -> Result<(), RunError> {
-        let image = image.filter(|image| !image.is_empty());
-        if image.is_none() && model.is_none() {
-            return Ok(());
-        }
         let (node, order) = (self.node, self.timeline().order);
         let lane_of = |item: &str| match Some(item) == image.map(String::as_str) {
             true => Lane::Image,
