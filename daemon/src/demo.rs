@@ -10,6 +10,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -34,6 +35,7 @@ mod engine;
 mod page;
 mod report;
 mod run;
+mod runtime;
 mod scenario;
 mod screen;
 mod stand_in;
@@ -130,12 +132,17 @@ fn play(args: &DemoArgs, scenario: Scenario, scales: Scales) -> Result<Option<Re
         .enable_all()
         .build()
         .context("cannot start")?;
+    // Images that a runtime of this machine has to be rid of again.
+    let brought = OnceLock::new();
     let played = runtime.block_on(async {
         tokio::select! {
-            report = deploys(args, scenario, scales, workdir.path()) => report.map(Some),
+            report = deploys(args, scenario, scales, workdir.path(), &brought) => report.map(Some),
             () = interrupted() => Ok(None),
         }
     });
+    if let (Some(socket), Some(images), false) = (&args.containerd, brought.get(), args.keep) {
+        runtime.block_on(self::runtime::remove(socket, images));
+    }
     // What is being made when it is interrupted is not waited for long.
     runtime.shutdown_timeout(Duration::from_secs(2));
     if let Some(kept) = workdir.end() {
@@ -149,6 +156,7 @@ async fn deploys(
     scenario: Scenario,
     scales: Scales,
     directory: &Path,
+    brought: &OnceLock<Vec<String>>,
 ) -> Result<Report> {
     let started = Instant::now();
     let axis = scenario.expected_today().max(scenario.expected_headstart());
@@ -170,6 +178,7 @@ async fn deploys(
         None => Images::Shared,
     };
     let cloud = Cloud::make(&scenario, scales, args.seed, images).await?;
+    brought.get_or_init(|| cloud.images());
     let program = std::env::current_exe().context("cannot find this program")?;
     let node = |name: &str, contents: &cloud::Contents| Node {
         disk: directory.join(name),
@@ -195,10 +204,7 @@ async fn deploys(
         args.print_timelines(&[&today, &headstart]);
     }
     Ok(Report {
-        runtime: match &args.containerd {
-            Some(socket) => format!("containerd at {}", socket.display()),
-            None => "plain directories".to_owned(),
-        },
+        containerd: args.containerd.clone(),
         scenario,
         scales,
         today,

@@ -17,9 +17,6 @@ use super::scenario::{SHARDS, Scales, Scenario};
 /// torch, its libraries, vLLM.
 const SHARES: [f64; 7] = [0.01, 0.04, 0.06, 0.31, 0.26, 0.20, 0.12];
 
-/// Unpacked bytes for each compressed one: what gzip makes of these files, measured.
-const UNPACKED: f64 = 1.51;
-
 /// Bytes of a typical file of an image.
 const FILE: u64 = 128 << 10;
 
@@ -113,6 +110,12 @@ impl Cloud {
         })
     }
 
+    /// All images, as pods name them.
+    pub(crate) fn images(&self) -> Vec<String> {
+        let contents = [&self.today, &self.headstart, &self.empty];
+        contents.map(|contents| contents.image.clone()).into()
+    }
+
     /// `HF_ENDPOINT`.
     pub(crate) fn endpoint(&self) -> String {
         self.hub.endpoint()
@@ -128,18 +131,28 @@ impl Cloud {
 
 /// An image of about so many compressed bytes.
 fn image_of(bytes: Bytes, seed: u64) -> std::io::Result<Image> {
-    let layer = |(number, share): (usize, &f64)| {
-        let unpacked = (bytes.0 as f64 * share * UNPACKED) as u64;
-        Layer::Tree {
-            seed: seed.wrapping_add((number as u64) << 32),
-            bytes: unpacked,
-            files: (unpacked / FILE).max(2),
-        }
+    let make = |unpacked: f64| {
+        let layer = |(number, share): (usize, &f64)| {
+            let bytes = (unpacked * share) as u64;
+            Layer::Tree {
+                seed: seed.wrapping_add((number as u64) << 32),
+                bytes,
+                files: (bytes / FILE).max(2),
+            }
+        };
+        Image::make(&image::Recipe {
+            layers: SHARES.iter().enumerate().map(layer).collect(),
+            ..image::Recipe::trees(seed, 0, 0)
+        })
     };
-    Image::make(&image::Recipe {
-        layers: SHARES.iter().enumerate().map(layer).collect(),
-        ..image::Recipe::trees(seed, 0, 0)
-    })
+    // How well gzip does with these files is known once it has been done.
+    let first = make(bytes.0 as f64)?;
+    let compressed = first
+        .blobs
+        .iter()
+        .map(|blob| blob.content.len())
+        .sum::<u64>();
+    make((bytes.0 as f64).powi(2) / compressed as f64)
 }
 
 /// A model of about so many bytes.
