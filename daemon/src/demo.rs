@@ -8,6 +8,7 @@
 //! Whatever happens, nothing is left: children end when the future that waits for them is dropped
 //! or when their standard input ends, and the directory goes last.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -69,7 +70,7 @@ pub(crate) struct DemoArgs {
     /// Size of the weights in GB; 16 is an 8B model
     #[arg(long, value_name = "GB", value_parser = gigabytes, default_value = "16")]
     model_gb: Bytes,
-    /// Full-scale seconds per second of the demo; chosen so that it takes a bit more than a minute
+    /// Full-scale seconds per second of the demo; chosen so that it takes a minute and a half
     #[arg(long, value_name = "N", value_parser = scale)]
     time_scale: Option<f64>,
     /// Full-scale bytes per byte of the demo; chosen so that two cores can move them
@@ -238,9 +239,9 @@ impl DemoArgs {
         let axis = serving.fold(scenario::Seconds::ZERO, scenario::Seconds::max);
         for deploy in deploys {
             let paint = paint(console::colors_enabled());
-            println!();
+            say("");
             for line in bars::lines(&deploy.timeline, deploy.serving(), axis, columns, paint) {
-                println!("{}", line.trim_end());
+                say(line.trim_end());
             }
         }
     }
@@ -259,20 +260,27 @@ impl DemoArgs {
             write(path, chart::svg(report)).context("--svg")?;
         }
         if self.json {
-            println!("{:#}", report.json(page));
+            say(&format!("{:#}", report.json(page)));
             return Ok(());
         }
         let columns = usize::from(console::Term::stdout().size().1);
-        println!("\n{}", table::table(report));
-        println!("{}\n", table::wrap(&report.conclusion(), columns));
+        say(&format!("\n{}", table::table(report)));
+        say(&table::wrap(&report.conclusion(), columns));
+        say("");
         for line in report.honesty() {
-            println!("{}", table::wrap(&format!("- {line}"), columns));
+            say(&table::wrap(&format!("- {line}"), columns));
         }
         if let Some(path) = page {
-            println!("\nBoth timelines as a page: {}", path.display());
+            say(&format!("\nBoth timelines as a page: {}", path.display()));
         }
         Ok(())
     }
+}
+
+/// Prints a line of the result.
+fn say(line: &str) {
+    // A reader that went away has seen what it wanted.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 fn gigabytes(text: &str) -> Result<Bytes, String> {
