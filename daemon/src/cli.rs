@@ -37,6 +37,9 @@ struct AgentArgs {
     agent: headstart_agent::cli::Cli,
 }
 
+/// How an agent inside this program starts itself again.
+const AGENT: Own = Own { prefix: &["agent"] };
+
 /// Does what was asked for.
 pub(crate) fn run(cli: Cli) -> ExitCode {
     match cli.command {
@@ -45,7 +48,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             if args.end_with_input {
                 std::thread::spawn(end_with_input);
             }
-            headstart_agent::cli::run(args.agent, Own { prefix: &["agent"] })
+            headstart_agent::cli::run(args.agent, AGENT)
         }
         Command::StandIn(args) => crate::demo::stand_in(&args),
     }

@@ -8,8 +8,10 @@
 //! Whatever happens, nothing is left: children end when the future that waits for them is dropped
 //! or when their standard input ends, and the directory goes last.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -34,6 +36,7 @@ mod engine;
 mod page;
 mod report;
 mod run;
+mod runtime;
 mod scenario;
 mod screen;
 mod stand_in;
@@ -67,7 +70,7 @@ pub(crate) struct DemoArgs {
     /// Size of the weights in GB; 16 is an 8B model
     #[arg(long, value_name = "GB", value_parser = gigabytes, default_value = "16")]
     model_gb: Bytes,
-    /// Full-scale seconds per second of the demo; chosen so that it takes a bit more than a minute
+    /// Full-scale seconds per second of the demo; chosen so that it takes a minute and a half
     #[arg(long, value_name = "N", value_parser = scale)]
     time_scale: Option<f64>,
     /// Full-scale bytes per byte of the demo; chosen so that two cores can move them
@@ -130,12 +133,17 @@ fn play(args: &DemoArgs, scenario: Scenario, scales: Scales) -> Result<Option<Re
         .enable_all()
         .build()
         .context("cannot start")?;
+    // Images that a runtime of this machine has to be rid of again.
+    let brought = OnceLock::new();
     let played = runtime.block_on(async {
         tokio::select! {
-            report = deploys(args, scenario, scales, workdir.path()) => report.map(Some),
+            report = deploys(args, scenario, scales, workdir.path(), &brought) => report.map(Some),
             () = interrupted() => Ok(None),
         }
     });
+    if let (Some(socket), Some(images), false) = (&args.containerd, brought.get(), args.keep) {
+        runtime.block_on(self::runtime::remove(socket, images));
+    }
     // What is being made when it is interrupted is not waited for long.
     runtime.shutdown_timeout(Duration::from_secs(2));
     if let Some(kept) = workdir.end() {
@@ -149,6 +157,7 @@ async fn deploys(
     scenario: Scenario,
     scales: Scales,
     directory: &Path,
+    brought: &OnceLock<Vec<String>>,
 ) -> Result<Report> {
     let started = Instant::now();
     let axis = scenario.expected_today().max(scenario.expected_headstart());
@@ -170,6 +179,7 @@ async fn deploys(
         None => Images::Shared,
     };
     let cloud = Cloud::make(&scenario, scales, args.seed, images).await?;
+    brought.get_or_init(|| cloud.images());
     let program = std::env::current_exe().context("cannot find this program")?;
     let node = |name: &str, contents: &cloud::Contents| Node {
         disk: directory.join(name),
@@ -195,10 +205,7 @@ async fn deploys(
         args.print_timelines(&[&today, &headstart]);
     }
     Ok(Report {
-        runtime: match &args.containerd {
-            Some(socket) => format!("containerd at {}", socket.display()),
-            None => "plain directories".to_owned(),
-        },
+        containerd: args.containerd.clone(),
         scenario,
         scales,
         today,
@@ -232,9 +239,9 @@ impl DemoArgs {
         let axis = serving.fold(scenario::Seconds::ZERO, scenario::Seconds::max);
         for deploy in deploys {
             let paint = paint(console::colors_enabled());
-            println!();
+            say("");
             for line in bars::lines(&deploy.timeline, deploy.serving(), axis, columns, paint) {
-                println!("{}", line.trim_end());
+                say(line.trim_end());
             }
         }
     }
@@ -253,20 +260,27 @@ impl DemoArgs {
             write(path, chart::svg(report)).context("--svg")?;
         }
         if self.json {
-            println!("{:#}", report.json(page));
+            say(&format!("{:#}", report.json(page)));
             return Ok(());
         }
         let columns = usize::from(console::Term::stdout().size().1);
-        println!("\n{}", table::table(report));
-        println!("{}\n", table::wrap(&report.conclusion(), columns));
+        say(&format!("\n{}", table::table(report)));
+        say(&table::wrap(&report.conclusion(), columns));
+        say("");
         for line in report.honesty() {
-            println!("{}", table::wrap(&format!("- {line}"), columns));
+            say(&table::wrap(&format!("- {line}"), columns));
         }
         if let Some(path) = page {
-            println!("\nBoth timelines as a page: {}", path.display());
+            say(&format!("\nBoth timelines as a page: {}", path.display()));
         }
         Ok(())
     }
+}
+
+/// Prints a line of the result.
+fn say(line: &str) {
+    // A reader that went away has seen what it wanted.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 fn gigabytes(text: &str) -> Result<Bytes, String> {

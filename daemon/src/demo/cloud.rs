@@ -4,16 +4,21 @@
 
 use anyhow::{Context, Result};
 use headstart_core::quantity::Bytes;
-use headstart_testbed::hub::{Hub, Options, RepoFile};
+use headstart_testbed::hub::{self, Hub};
+use headstart_testbed::image::{self, Image, Layer};
 use headstart_testbed::link::{Link, Shape};
+use headstart_testbed::model::{self, Model};
+use headstart_testbed::registry::{self, Registry};
 use headstart_testbed::serve::Door;
 
-use self::image::Image;
-use self::registry::Registry;
 use super::scenario::{SHARDS, Scales, Scenario};
 
-mod image;
-mod registry;
+/// Each layer's share of an image, in the proportions of a vLLM image: base, tools, Python, CUDA,
+/// torch, its libraries, vLLM.
+const SHARES: [f64; 7] = [0.01, 0.04, 0.06, 0.31, 0.26, 0.20, 0.12];
+
+/// Bytes of a typical file of an image.
+const FILE: u64 = 128 << 10;
 
 /// Everything a node can fetch.
 pub(crate) struct Cloud {
@@ -57,28 +62,37 @@ impl Cloud {
             link: link.clone(),
             ..Door::default()
         };
-        let hub = Hub::start(Options {
+        let hub = Hub::start(hub::Options {
             hub: door(),
             cdn: door(),
-            ..Options::default()
+            ..hub::Options::default()
         });
         let hub = hub.await.context("cannot start the local Hub")?;
+        let registry = Registry::start(registry::Options {
+            registry: door(),
+            ..registry::Options::default()
+        });
+        let registry = registry.await.context("cannot start the local registry")?;
         let (image, weights) = (scales.bytes(scenario.image), scales.bytes(scenario.model));
         let made = tokio::task::spawn_blocking(move || {
             let mut made = vec![
-                ("demo/vllm:1".to_owned(), Image::make(image.0, seed)?),
-                ("demo/empty:1".to_owned(), Image::make(0, !seed)?),
+                ("vllm", "1", image_of(image, seed)?),
+                ("empty", "1", image_of(Bytes(0), !seed)?),
             ];
             if images == Images::Distinct {
-                let other = Image::make(image.0, seed.wrapping_add(1))?;
-                made.push(("demo/vllm:2".to_owned(), other));
+                made.push(("vllm", "2", image_of(image, seed.wrapping_add(1))?));
             }
-            anyhow::Ok((made, model(weights, seed)?, model(Bytes(0), seed)?))
+            std::io::Result::Ok((made, model_of(weights, seed)?, model_of(Bytes(0), seed)?))
         });
-        let (made, files, few) = made.await??;
-        hub.commit("demo/model-8b", "main", files);
-        hub.commit("demo/model-empty", "main", few);
-        let registry = Registry::start(made, link).await?;
+        let made = made
+            .await
+            .context("making the image and the model broke off")?;
+        let (images_made, model, few) = made.context("cannot make the image and the model")?;
+        hub.commit("demo/model-8b", "main", model.files);
+        hub.commit("demo/model-empty", "main", few.files);
+        for (name, tag, image) in &images_made {
+            registry.put(&format!("demo/{name}"), tag, image);
+        }
         let contents = |image: &str, model: &str| Contents {
             image: format!("{}/demo/{image}", registry.host()),
             model: format!("demo/{model}"),
@@ -96,6 +110,12 @@ impl Cloud {
         })
     }
 
+    /// All images, as pods name them.
+    pub(crate) fn images(&self) -> Vec<String> {
+        let contents = [&self.today, &self.headstart, &self.empty];
+        contents.map(|contents| contents.image.clone()).into()
+    }
+
     /// `HF_ENDPOINT`.
     pub(crate) fn endpoint(&self) -> String {
         self.hub.endpoint()
@@ -109,44 +129,69 @@ impl Cloud {
     }
 }
 
-fn model(bytes: Bytes, seed: u64) -> Result<Vec<RepoFile>> {
-    let mut files = Vec::new();
-    let mut map = serde_json::Map::new();
-    for shard in 1..=SHARDS {
-        let name = format!("model-{shard:05}-of-{SHARDS:05}.safetensors");
-        let size = (bytes.0 / SHARDS as u64).max(256) / 2 * 2;
-        let tensor = format!("model.layers.{shard}.{seed}.weight");
-        let header = format!(
-            r#"{{"{tensor}":{{"dtype":"BF16","shape":[{}],"data_offsets":[0,{size}]}}}}"#,
-            size / 2
-        );
-        let mut content = (header.len() as u64).to_le_bytes().to_vec();
-        content.extend(header.as_bytes());
-        let mut x = seed ^ 0x9E37_79B9_7F4A_7C15 ^ shard as u64;
-        let end = content.len() + size as usize;
-        while content.len() < end {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            content.extend(x.to_le_bytes());
-        }
-        content.truncate(end);
-        map.insert(tensor, name.clone().into());
-        files.push(RepoFile::new(
-            name,
-            headstart_testbed::content::Content::rope([content.into()]),
-        )?);
+/// An image of about so many compressed bytes.
+fn image_of(bytes: Bytes, seed: u64) -> std::io::Result<Image> {
+    let make = |unpacked: f64| {
+        let layer = |(number, share): (usize, &f64)| {
+            let bytes = (unpacked * share) as u64;
+            Layer::Tree {
+                seed: seed.wrapping_add((number as u64) << 32),
+                bytes,
+                files: (bytes / FILE).max(2),
+            }
+        };
+        Image::make(&image::Recipe {
+            layers: SHARES.iter().enumerate().map(layer).collect(),
+            ..image::Recipe::trees(seed, 0, 0)
+        })
+    };
+    // How well gzip does with these files is known once it has been done.
+    let first = make(bytes.0 as f64)?;
+    let compressed = first
+        .blobs
+        .iter()
+        .map(|blob| blob.content.len())
+        .sum::<u64>();
+    make((bytes.0 as f64).powi(2) / compressed as f64)
+}
+
+/// A model of about so many bytes.
+fn model_of(bytes: Bytes, seed: u64) -> std::io::Result<Model> {
+    Model::make(model::Recipe {
+        seed,
+        bytes: bytes.0,
+        shards: SHARDS,
+        pickles: false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_and_model_have_about_the_bytes_asked_for() {
+        let asked = 8_000_000;
+        let near = |bytes: u64| (asked * 95 / 100..asked * 105 / 100).contains(&bytes);
+        let image = image_of(Bytes(asked), 1).unwrap();
+        let compressed = image.blobs.iter().map(|blob| blob.content.len()).sum();
+        assert!(near(compressed), "{compressed}");
+        let weights = model_of(Bytes(asked), 1).unwrap().safetensors_bytes();
+        assert!(near(weights), "{weights}");
     }
-    let index = serde_json::json!({"metadata": {}, "weight_map": map})
-        .to_string()
-        .into_bytes();
-    files.push(RepoFile::new(
-        "model.safetensors.index.json",
-        headstart_testbed::content::Content::rope([index.into()]),
-    )?);
-    files.push(RepoFile::new(
-        "config.json",
-        headstart_testbed::content::Content::rope([b"{}".to_vec().into()]),
-    )?);
-    Ok(files)
+
+    #[test]
+    fn two_images_share_no_layer_unless_their_seeds_do() {
+        let digests = |seed| {
+            let image = image_of(Bytes(100_000), seed).unwrap();
+            image
+                .blobs
+                .into_iter()
+                .map(|blob| blob.digest)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(digests(1), digests(1));
+        let other = digests(2);
+        assert!(digests(1).iter().all(|digest| !other.contains(digest)));
+    }
 }

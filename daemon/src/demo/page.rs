@@ -171,7 +171,7 @@ fn scenario(out: &mut String, report: &Report) {
             "Scales: {}.",
             Report::scaled(&report.scenario, &report.scales)
         ),
-        format!("Images go to {}.", report.runtime),
+        format!("Images go to {}.", report.runtime()),
         format!(
             "The whole demo took {:.0} s on this machine.",
             report.took.as_secs_f64()

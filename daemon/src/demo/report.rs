@@ -58,8 +58,8 @@ pub(crate) struct Report {
     pub(crate) empty: Deploy,
     /// Real time of everything.
     pub(crate) took: Duration,
-    /// Where the images went.
-    pub(crate) runtime: String,
+    /// The containerd that the images went to; none for plain directories.
+    pub(crate) containerd: Option<PathBuf>,
 }
 
 impl Deploy {
@@ -148,15 +148,21 @@ impl Report {
                  least {}, engine start {} (published figures for vLLM and an 8B model).",
                 engine.start, engine.load, engine.init
             ),
-            "A stand-in for the engine reads files of the image and every byte of the weights, \
-             through the Hugging Face cache, and answers /health."
-                .to_owned(),
+            format!(
+                "A stand-in for the engine reads {} and every byte of the weights, through the \
+                 Hugging Face cache, and answers /health.",
+                match &self.containerd {
+                    Some(_) => "no image (containerd is asked whether the kubelet finds it)",
+                    None => "files of the image",
+                }
+            ),
             format!(
                 "Today's side is our own agent held to the connections of the stock tools: \
                  {CONTAINERD_CONNECTIONS} for the image (containerd), {} for the weights \
                  (huggingface_hub, one per file); Headstart's has {AGENT_CONNECTIONS}. Only order \
                  and connections differ. It splits files and unpacks while it fetches, which the \
-                 stock tools do not: this favours today.",
+                 stock tools do not (containerd unpacks one layer after the other, at about 97 MB/s): \
+                 this favours today.",
                 self.scenario.hub_client_connections(),
             ),
             format!(
@@ -192,7 +198,7 @@ impl Report {
                 "engine_seconds": {
                     "start": engine.start.0, "load": engine.load.0, "init": engine.init.0,
                 },
-                "runtime": self.runtime,
+                "runtime": self.runtime(),
             },
             "scales": {
                 "time": self.scales.time,
@@ -241,6 +247,14 @@ impl Report {
             "fetches": fetches.collect::<Vec<_>>(),
             "opened": deploy.opened,
         })
+    }
+
+    /// Where the images went.
+    pub(crate) fn runtime(&self) -> String {
+        match &self.containerd {
+            Some(socket) => format!("containerd at {}", socket.display()),
+            None => "plain directories".to_owned(),
+        }
     }
 
     /// The full-scale rate of a fetch.

@@ -13,6 +13,7 @@ use headstart_core::quantity::Bytes;
 use super::agent::{self, AgentError, Ask, Ready, Said};
 use super::engine::{Engine, EngineError};
 use super::report::{Deploy, Fetch, Opened};
+use super::runtime::{self, RuntimeError};
 use super::scenario::{AGENT_CONNECTIONS, CONTAINERD_CONNECTIONS, Scales, Scenario, Seconds};
 use super::screen::Screen;
 use super::stand_in::StandInArgs;
@@ -44,6 +45,8 @@ pub(crate) enum RunError {
     Agent(#[from] AgentError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error("cannot make the node's disk at {disk}: {source}")]
     Disk {
         disk: PathBuf,
@@ -149,10 +152,6 @@ impl Play<'_> {
         model: Option<&String>,
         connections: u16,
     ) -> Result<(), RunError> {
-        let image = image.filter(|image| !image.is_empty());
-        if image.is_none() && model.is_none() {
-            return Ok(());
-        }
         let (node, order) = (self.node, self.timeline().order);
         let lane_of = |item: &str| match Some(item) == image.map(String::as_str) {
             true => Lane::Image,
@@ -203,6 +202,9 @@ impl Play<'_> {
 
     async fn start_container(&self) -> Result<Engine, RunError> {
         self.begin(Lane::Container);
+        if let Some(socket) = &self.node.containerd {
+            runtime::require(socket, &self.node.image).await?;
+        }
         let real = |full: Seconds| self.scales.real(full).as_millis() as u64;
         let times = self.scenario.engine;
         let args = StandInArgs {

@@ -239,7 +239,7 @@ impl Scenario {
 }
 
 impl Scales {
-    /// Scales at which `scenario` plays in a bit more than a minute on two cores, unless given.
+    /// Scales at which `scenario` plays in a minute and a half on two cores, unless given.
     pub(crate) fn fitting(
         scenario: &Scenario,
         time: Option<f64>,

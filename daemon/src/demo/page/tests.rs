@@ -48,7 +48,7 @@ fn the_page_has_both_charts_with_a_bar_for_every_span() {
 #[test]
 fn what_the_user_wrote_cannot_break_the_page() {
     let mut report = sample::report();
-    report.runtime = "containerd at <script>&\"".to_owned();
+    report.containerd = Some("/run/<script>&\"".into());
     let page = html(&report);
     parse(&page);
     assert!(!page.contains("<script"));

@@ -58,7 +58,7 @@ pub(crate) fn report() -> Report {
         ),
         empty: deploy(headstart(Seconds(18.0)), Vec::new()),
         took: Duration::from_secs(80),
-        runtime: "plain directories".to_owned(),
+        containerd: None,
     }
 }
 
