@@ -1,8 +1,8 @@
 //! Layers with everything that is hard about unpacking.
 
-use std::io::{self, Cursor, Read as _};
+use std::io;
 
-use tar::{Builder, EntryType, Header};
+use tar::{Builder, EntryType};
 
 use super::tree::head;
 
@@ -119,23 +119,21 @@ impl Archive {
         self.0.append_data(&mut header, path, io::empty())
     }
 
-    /// A file in GNU's old sparse form: one hole, then `tail`.
+    /// A sparse file in the PAX form 1.0: the map of its data stands before the data. (Most tools
+    /// refuse GNU's older form in a layer.)
     fn sparse(&mut self, path: &str, tail: &[u8]) -> io::Result<()> {
-        let mut header = Header::new_gnu();
-        header.clone_from(&head(EntryType::GNUSparse, 0o644));
-        header.set_path(path)?;
-        header.set_size(tail.len() as u64);
-        if let Some(gnu) = header.as_gnu_mut() {
-            octal(&mut gnu.realsize, SPARSE);
-            octal(&mut gnu.sparse[0].offset, SPARSE - tail.len() as u64);
-            octal(&mut gnu.sparse[0].numbytes, tail.len() as u64);
-        }
-        header.set_cksum();
-        self.0
-            .append(&header, Cursor::new(tail).take(tail.len() as u64))
+        let size = SPARSE.to_string();
+        let records: [(&str, &[u8]); 4] = [
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", path.as_bytes()),
+            ("GNU.sparse.realsize", size.as_bytes()),
+        ];
+        self.0.append_pax_extensions(records)?;
+        let start = SPARSE - tail.len() as u64;
+        let mut data = format!("1\n{start}\n{}\n", tail.len()).into_bytes();
+        data.resize(512, 0);
+        data.extend_from_slice(tail);
+        self.file(&format!("GNUSparseFile.0/{path}"), 0o644, &data)
     }
-}
-
-fn octal(field: &mut [u8; 12], number: u64) {
-    field.copy_from_slice(format!("{number:011o}\0").as_bytes());
 }

@@ -54,7 +54,8 @@ async fn a_total_rate_is_kept_by_one_connection_and_by_four_that_share_it_fairly
         let first = took.iter().copied().fold(f64::MAX, f64::min);
         // 0.3 s, less what an idle link may catch up; a busy machine may take longer.
         assert!(last > 0.27, "{took:?}");
-        assert!(first > last * 0.8, "{took:?}");
+        // One after the other, the first would end after a quarter of the time.
+        assert!(first > last * 0.45, "{took:?}");
         assert_eq!(link.connections(), connections as u64);
         assert_eq!(link.bytes_sent(), 12_000_000);
     }
