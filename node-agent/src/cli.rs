@@ -75,11 +75,11 @@ pub struct StoreArgs {
 /// What to warm.
 #[derive(Clone, Debug, Args)]
 pub struct WarmArgs {
-    /// Image to fetch: [HOST/]NAME[:TAG|@DIGEST]
-    #[arg(long = "image", value_name = "REF", num_args = 1.., required_unless_present = "models")]
+    /// Image to fetch; may be given several times
+    #[arg(long = "image", value_name = "[HOST/]NAME[:TAG|@DIGEST]", num_args = 1.., required_unless_present = "models")]
     pub(crate) images: Vec<String>,
-    /// Model to fetch: [hf://]ORG/NAME[@REVISION][?include=GLOB&exclude=GLOB]
-    #[arg(long = "model", value_name = "REF", num_args = 1..)]
+    /// Model to fetch; may be given several times
+    #[arg(long = "model", value_name = "[hf://]ORG/NAME[@REVISION][?include=GLOB&exclude=GLOB]", num_args = 1..)]
     pub(crate) models: Vec<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
@@ -154,8 +154,11 @@ pub struct WarmArgs {
 pub struct ViewArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// The model, as it was warmed: [hf://]ORG/NAME[@REVISION][?include=GLOB&exclude=GLOB]
-    #[arg(long, value_name = "REF")]
+    /// The model, as it was warmed
+    #[arg(
+        long,
+        value_name = "[hf://]ORG/NAME[@REVISION][?include=GLOB&exclude=GLOB]"
+    )]
     pub(crate) model: String,
     /// Directory to make, which the consumer may write to
     #[arg(long, value_name = "DIR")]
@@ -186,8 +189,8 @@ pub struct EvictArgs {
     /// Free at least so much, for example 50GB
     #[arg(long, value_name = "BYTES", required_unless_present = "models")]
     pub(crate) bytes: Option<Bytes>,
-    /// Remove this model, pinned or not: ORG/NAME[@COMMIT]; may be given several times
-    #[arg(long = "model", value_name = "REF")]
+    /// Remove this model, pinned or not; may be given several times
+    #[arg(long = "model", value_name = "ORG/NAME[@COMMIT]")]
     pub(crate) models: Vec<String>,
     /// Print JSON
     #[arg(long)]

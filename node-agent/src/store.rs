@@ -15,7 +15,7 @@
 //!
 //! - A name under `objects` is only ever the digest of what it names; it appears by rename after
 //!   the bytes were verified and made durable.
-//! - A verified object carries a [seal](seal) in its modification time. One whose seal is broken
+//! - A verified object carries a seal in its modification time. One whose seal is broken
 //!   is unknown: it is hashed again before it is used.
 //! - Only the holder of the lock writes. Reading needs no lock.
 //! - Nothing is written unless the root is what it was said to be: ours, private, and mounted if a

@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
 pub use self::tls::Certificate;
+use crate::random::Random;
 
 mod tls;
 
@@ -587,15 +588,5 @@ impl<S: Wire> Reply<'_, S> {
 /// `size` bytes that look random and are the same for the same `seed`, so that a byte in the
 /// wrong place is a wrong byte.
 pub fn content(seed: u64, size: usize) -> Bytes {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(size + 8);
-    while bytes.len() < size {
-        // xorshift64*
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes.into()
+    Random::new(seed).bytes(size).into()
 }

@@ -183,7 +183,7 @@ impl Known {
     }
 }
 
-/// A line of [`line`]; none if it cannot be one of a blob of `size` bytes.
+/// A line of [`line()`]; none if it cannot be one of a blob of `size` bytes.
 fn range(text: &str, size: u64) -> Option<Range<u64>> {
     let (start, length) = text.split_once(' ')?;
     let (start, length): (u64, u64) = (start.parse().ok()?, length.parse().ok()?);

@@ -5,7 +5,7 @@
 //! <room>/pod/trees/<tree>/     empty; in the namespace the tree, bound read-only
 //! <room>/pod/views/<view>/     views, writable
 //! <room>/pod/bin/              empty; in the namespace what was provisioned, read-only
-//! <room>/pod/home/             the client's home
+//! <room>/pod/home              the client's home
 //! ```
 
 use std::collections::BTreeMap;
