@@ -49,12 +49,14 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 /// directory is its root directory anyway.
 pub fn confine(request: &Request) -> Result<PathBuf, UnpackError> {
     limit(request).map_err(|errno| wall("resource limits", errno))?;
-    let staging = match request.style {
-        Style::Overlay | Style::Base => {
+    // The plain style works without privileges; who runs it with them gets the same walls.
+    let enters = request.style != Style::Plain || may_enter()?;
+    let staging = match enters {
+        true => {
             enter(&request.staging).map_err(|errno| wall("root directory", errno))?;
             PathBuf::from("/")
         }
-        Style::Plain => request.staging.clone(),
+        false => request.staging.clone(),
     };
     rustix::thread::set_no_new_privs(true).map_err(|errno| wall("no new privileges", errno))?;
     drop_capabilities(request.style).map_err(|errno| wall("capabilities", errno))?;
@@ -90,6 +92,11 @@ fn limit(request: &Request) -> rustix::io::Result<()> {
     }
     rustix::process::nice(request.nice.min(19).into())?;
     Ok(())
+}
+
+fn may_enter() -> Result<bool, UnpackError> {
+    let present = rustix::thread::capabilities(None).map_err(|errno| wall("capabilities", errno))?;
+    Ok(present.effective.contains(CapabilitySet::SYS_CHROOT))
 }
 
 fn enter(staging: &Path) -> rustix::io::Result<()> {
