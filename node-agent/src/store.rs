@@ -21,12 +21,11 @@
 //! - Nothing is written unless the root is what it was said to be: ours, private, and mounted if a
 //!   mount was asked for.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use headstart_core::digest::Expected;
 use headstart_core::quantity::Bytes;
@@ -37,7 +36,8 @@ pub use self::disk::{LocalDisk, local_disk};
 pub use self::images::{Image, ImageNote};
 pub use self::inventory::{Inventory, Item, Plan, PlanFile, Removed, State, Uses};
 pub use self::seal::{Sealed, is_sealed};
-pub use self::space::{Holding, Reservation};
+use self::space::Claims;
+pub use self::space::{Holding, Need, Reservation};
 
 mod disk;
 mod images;
@@ -82,7 +82,7 @@ pub enum RootRule {
 pub struct Store {
     root: PathBuf,
     quota: Quota,
-    held: Arc<Mutex<BTreeSet<String>>>,
+    claims: Arc<Claims>,
 }
 
 /// The right to write, held until dropped.
@@ -224,7 +224,7 @@ impl Store {
         let store = Self {
             root: root.to_owned(),
             quota,
-            held: Arc::default(),
+            claims: Arc::default(),
         };
         rule.check()?;
         if !root.is_dir() {
@@ -250,7 +250,7 @@ impl Store {
         let store = Self {
             root: root.to_owned(),
             quota,
-            held: Arc::default(),
+            claims: Arc::default(),
         };
         rule.check()?;
         make_dir(root)?;
