@@ -11,7 +11,7 @@ use crate::cargo;
 use crate::test::Ended;
 
 /// The test binaries, in the order they run.
-const BINARIES: [&str; 4] = ["store", "unpack", "containerd", "clients"];
+const BINARIES: [&str; 5] = ["store", "unpack", "containerd", "agent", "clients"];
 
 /// Which part to run.
 #[derive(clap::Args, Default)]
@@ -28,6 +28,11 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         return Ok(Ended::Skipped(why));
     }
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
+    let agent = cargo::target()?.join("debug/headstart-agent");
+    if wanted("agent") {
+        let build = ["build", "--locked", "--package", "headstart-agent"];
+        cargo::run(&mut cargo::cargo(&build))?;
+    }
     for binary in BINARIES.into_iter().filter(|name| wanted(name)) {
         let base = [
             "test",
@@ -39,6 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         ];
         let mut test = cargo::cargo(&base);
         test.args(["--test", binary, "--"]).args(&args.filter);
+        test.env("HEADSTART_AGENT", &agent);
         cargo::run(&mut test)?;
     }
     Ok(Ended::Passed)
