@@ -8,6 +8,7 @@
 //! | 3 | the store cannot be used |
 //! | 4 | some of it failed, but the same command may succeed later |
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -129,7 +130,8 @@ pub struct WarmArgs {
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) max_connections: u16,
-    /// Give up on a file after being in trouble for this many seconds
+    /// Give up on a file after being in trouble for this many seconds; the Hub's answers are
+    /// waited for less than a minute in any case
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) patience: u64,
     /// Keep what is fetched at least this many seconds, whatever else needs room
@@ -338,6 +340,7 @@ pub fn run(cli: Cli, own: Own) -> ExitCode {
         }
     };
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
     subscriber.with_writer(std::io::stderr).init();
     match cli.command {
         Command::Warm(args) => crate::warm::command(&args, own).into(),

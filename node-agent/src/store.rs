@@ -21,12 +21,11 @@
 //! - Nothing is written unless the root is what it was said to be: ours, private, and mounted if a
 //!   mount was asked for.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use headstart_core::digest::Expected;
 use headstart_core::quantity::Bytes;
@@ -37,7 +36,8 @@ pub use self::disk::{LocalDisk, local_disk};
 pub use self::images::{Image, ImageNote};
 pub use self::inventory::{Inventory, Item, Plan, PlanFile, Removed, State, Uses};
 pub use self::seal::{Sealed, is_sealed};
-pub use self::space::{Holding, Reservation};
+use self::space::Claims;
+pub use self::space::{Holding, Need, Reservation};
 
 mod disk;
 mod images;
@@ -82,7 +82,7 @@ pub enum RootRule {
 pub struct Store {
     root: PathBuf,
     quota: Quota,
-    held: Arc<Mutex<BTreeSet<String>>>,
+    claims: Arc<Claims>,
 }
 
 /// The right to write, held until dropped.
@@ -224,7 +224,7 @@ impl Store {
         let store = Self {
             root: root.to_owned(),
             quota,
-            held: Arc::default(),
+            claims: Arc::default(),
         };
         rule.check()?;
         if !root.is_dir() {
@@ -250,7 +250,7 @@ impl Store {
         let store = Self {
             root: root.to_owned(),
             quota,
-            held: Arc::default(),
+            claims: Arc::default(),
         };
         rule.check()?;
         make_dir(root)?;
@@ -486,7 +486,7 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), StoreError> {
 /// Removes a file or a tree; that it is gone already is fine.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     let removed = match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(found) if found.is_dir() => remove_tree(path),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
@@ -494,6 +494,28 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(StoreError::io("remove", path)),
     }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        // A published tree is read-only, to its owner as well unless that is root.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(path)?;
+            fs::remove_dir_all(path)
+        }
+        other => other,
+    }
+}
+
+fn make_writable(directory: &Path) -> io::Result<()> {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_writable(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a small file so that it is either there whole or not at all, durably.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use headstart_core::model::ModelRef;
 use headstart_core::quantity::Rate;
-use headstart_hub::endpoint::Hub;
+use headstart_hub::endpoint::{Hub, Patience};
 use headstart_registry::{ImageRef, Registries};
 use headstart_transfer::BootId;
 use headstart_transfer::engine::{Engine, Limits};
@@ -126,7 +126,8 @@ async fn run(
             return Exit::Failed;
         }
     };
-    let hub = Arc::new(Hub::new(wanted.endpoint, wanted.token));
+    let hub = Hub::new(wanted.endpoint, wanted.token).with_patience(patience(args));
+    let hub = Arc::new(hub);
     let images = Arc::new(Images {
         registries: Registries::new(job.http.clone(), wanted.hosts, wanted.keychain)
             .trust_realms(wanted.trusted_realms),
@@ -182,6 +183,17 @@ async fn run(
         (0, _) => Exit::Done,
         (_, true) => Exit::Later,
         (_, false) => Exit::Failed,
+    }
+}
+
+/// What the Hub may make us wait: its own measure, unless less was asked for.
+fn patience(args: &WarmArgs) -> Patience {
+    let default = Patience::default();
+    let most = Duration::from_secs(args.patience);
+    Patience {
+        trouble: default.trouble.min(most),
+        told: default.told.min(most.max(Duration::from_secs(1))),
+        ..default
     }
 }
 

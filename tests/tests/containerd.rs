@@ -418,7 +418,9 @@ async fn pins_and_holds_end_and_can_be_renewed() -> Result<()> {
     assert!(runtime.renew(&hold, Duration::from_secs(1)).await?);
     tokio::time::sleep(short).await;
     let swept = runtime.sweep().await?;
-    assert_eq!((swept.leases, swept.pins), (1, 3));
+    assert_eq!(swept.pins, 3);
+    // containerd's own collection may have been there first.
+    assert!(swept.leases <= 1, "{swept:?}");
     world::until("the image is unpinned", || async { Ok(!pinned().await?) }).await?;
     assert_eq!(
         world.inventory().await?.snapshots.len(),

@@ -29,7 +29,7 @@ const PACKAGES: [&str; 11] = [
 const AGENT: &str = "HEADSTART_AGENT";
 
 /// The test binaries, in the order they run.
-const BINARIES: [&str; 4] = ["store", "unpack", "containerd", "clients"];
+const BINARIES: [&str; 5] = ["store", "unpack", "containerd", "agent", "clients"];
 
 /// Which part to run.
 #[derive(clap::Args, Default)]
@@ -50,12 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     }
     let target = cargo::target()?;
     let provisioned = provision::clients(&cargo::root(), &target)?;
-    cargo::run(&mut cargo::cargo(&[
-        "build",
-        "--locked",
-        "--package",
-        "headstart-agent",
-    ]))?;
+    let build = ["build", "--locked", "--package", "headstart-agent"];
+    cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
     for binary in BINARIES.into_iter().filter(|name| wanted(name)) {

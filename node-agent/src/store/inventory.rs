@@ -14,6 +14,9 @@ use super::images::Image;
 use super::seal::{Sealed, is_sealed, seal};
 use super::{Store, StoreError, remove, write_json};
 
+/// Endings of an unfinished file and of its journal.
+const PARTIAL: [&str; 2] = ["part", "journal"];
+
 /// How much of a model revision is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,7 +95,7 @@ pub struct Inventory {
     pub items: Vec<Item>,
     /// Images kept as plain directories, by name.
     pub images: Vec<Image>,
-    /// Bytes of objects that belong to no model revision.
+    /// Bytes of objects, finished or not, that belong to no model revision.
     pub orphan_bytes: u64,
     /// Bytes of unfinished files.
     pub partial_bytes: u64,
@@ -140,11 +143,25 @@ impl Store {
                 }
             }
         }
-        let partial_bytes = self
-            .listed("partial")?
+        let of_a_plan: BTreeSet<PathBuf> = items
             .iter()
-            .map(|path| size_of(path))
-            .sum();
+            .flat_map(|item| &item.plan.files)
+            .map(|file| self.partial(&file.expected))
+            .collect();
+        let mut partial_bytes = 0;
+        for path in self.listed("partial")? {
+            partial_bytes += size_of(&path);
+            // Half a file of a model that is gone, and its journal.
+            let part = path.with_extension("part");
+            if PARTIAL
+                .iter()
+                .any(|kind| path.extension() == Some(kind.as_ref()))
+                && !of_a_plan.contains(&part)
+            {
+                orphan_bytes += size_of(&path);
+                orphans.push(path);
+            }
+        }
         Ok(Inventory {
             items,
             images: self.images()?,
@@ -333,7 +350,7 @@ impl Store {
         let files = item.plan.files.iter();
         Evictable {
             objects: files
-                .map(|file| (Thing::Object(file.expected), file.size))
+                .map(|file| (Thing::Object(file.expected), self.landed(&file.expected)))
                 .collect(),
             last_use: item.uses.last_use,
             hold: self.hold_on(&item.plan.id, &item.uses),

@@ -1,22 +1,46 @@
 //! Room: counted and promised before the first byte of a job is fetched.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use headstart_core::digest::Expected;
 
 use super::{Quota, Store, StoreError};
 
-/// Bytes promised to a job. What it has not written when it ends becomes free again.
+/// What the jobs of this process hold of a store.
+#[derive(Debug, Default)]
+pub(super) struct Claims(Mutex<Claimed>);
+
+#[derive(Debug, Default)]
+struct Claimed {
+    /// Promised needs by the number of their reservation.
+    needs: BTreeMap<u64, Need>,
+    numbers: u64,
+    /// How often each item is held.
+    held: BTreeMap<String, usize>,
+}
+
+/// Room that is needed.
+#[derive(Clone, Debug, Default)]
+pub struct Need {
+    /// Objects, and how long each will be. What of them is on the disk already needs no more room.
+    pub objects: BTreeMap<Expected, u64>,
+    /// Bytes of anything else.
+    pub bytes: u64,
+}
+
+/// Room promised to a job. What it has not written when it ends becomes free again.
 #[derive(Debug)]
 pub struct Reservation {
-    bytes: u64,
-    promised: Arc<AtomicU64>,
+    number: u64,
+    claims: Arc<Claims>,
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.claims.lock().needs.remove(&self.number);
     }
 }
 
@@ -24,15 +48,24 @@ impl Drop for Reservation {
 #[derive(Debug)]
 pub struct Holding {
     id: String,
-    held: Arc<Mutex<BTreeSet<String>>>,
+    claims: Arc<Claims>,
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        self.held
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .remove(&self.id);
+        let held = &mut self.claims.lock().held;
+        if let Some(count) = held.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl Claims {
+    fn lock(&self) -> MutexGuard<'_, Claimed> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -62,49 +95,71 @@ impl Room {
 impl Store {
     /// Keeps the item with that id, of a plan or of an image's manifest, from being evicted.
     pub fn hold(&self, id: &str) -> Holding {
-        self.held
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .insert(id.to_owned());
+        let id = id.to_owned();
+        *self.claims.lock().held.entry(id.clone()).or_default() += 1;
         Holding {
-            id: id.to_owned(),
-            held: self.held.clone(),
+            id,
+            claims: self.claims.clone(),
         }
     }
 
     pub(super) fn is_held(&self, id: &str) -> bool {
-        self.held
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .contains(id)
+        self.claims.lock().held.contains_key(id)
     }
 
-    /// Promises `need` bytes, evicting what may go if that is what it takes. `promised` counts
-    /// the promises of this process.
+    /// Promises room for `need`, evicting what may go if that is what it takes.
     ///
     /// # Errors
     /// [`StoreError::Full`] with the figures; nothing was evicted then.
-    pub fn reserve(&self, need: u64, promised: &Arc<AtomicU64>) -> Result<Reservation, StoreError> {
-        let usable = self.usable()?;
-        let wanted = need + promised.load(Ordering::Relaxed);
+    pub fn reserve(&self, need: Need) -> Result<Reservation, StoreError> {
+        let mut all = need.clone();
+        let number = {
+            let mut claimed = self.claims.lock();
+            for promised in claimed.needs.values() {
+                all.objects.extend(&promised.objects);
+                all.bytes += promised.bytes;
+            }
+            // Promised before it is looked for, so that of two at the same time the later one sees
+            // the earlier.
+            claimed.numbers += 1;
+            let number = claimed.numbers;
+            claimed.needs.insert(number, need.clone());
+            number
+        };
+        let reservation = Reservation {
+            number,
+            claims: self.claims.clone(),
+        };
+        let (usable, wanted) = (self.usable()?, self.lacking(&all));
         if wanted > usable {
             self.evict(wanted - usable).map_err(|error| match error {
                 StoreError::Full {
                     root, evictable, ..
                 } => StoreError::Full {
                     root,
-                    need,
+                    need: self.lacking(&need),
                     usable,
                     evictable,
                 },
                 other => other,
             })?;
         }
-        promised.fetch_add(need, Ordering::Relaxed);
-        Ok(Reservation {
-            bytes: need,
-            promised: promised.clone(),
-        })
+        Ok(reservation)
+    }
+
+    /// Bytes of `need` that are not on the disk.
+    pub fn lacking(&self, need: &Need) -> u64 {
+        let objects = need.objects.iter();
+        let lacking = objects.map(|(expected, size)| size.saturating_sub(self.landed(expected)));
+        lacking.sum::<u64>() + need.bytes
+    }
+
+    /// Bytes that an object, or what has been allocated for it, takes.
+    pub(super) fn landed(&self, expected: &Expected) -> u64 {
+        let found = std::fs::symlink_metadata(self.object(expected));
+        let found = found.or_else(|_| std::fs::symlink_metadata(self.partial(expected)));
+        // A file system that cannot preallocate leaves holes, and they are not taken yet.
+        found.map_or(0, |found| found.len().min(found.blocks() * 512))
     }
 
     /// Bytes that may be written now without crossing the quota.

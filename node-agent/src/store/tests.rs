@@ -1,7 +1,5 @@
 //! The store from every state it may be found in.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use headstart_core::digest::Sha256;
@@ -20,6 +18,13 @@ fn quota() -> Quota {
     Quota {
         max_bytes: Some(Bytes(1000)),
         keep_free_percent: 0,
+    }
+}
+
+fn bytes(bytes: u64) -> Need {
+    Need {
+        bytes,
+        ..Need::default()
     }
 }
 
@@ -167,15 +172,14 @@ fn eviction_frees_the_least_recently_used_and_keeps_pins_and_shared_objects() {
 #[test]
 fn a_promise_is_kept_until_it_is_dropped_and_never_exceeds_the_quota() {
     let (_dir, _root, store, _lock) = made();
-    let promised = Arc::new(AtomicU64::new(0));
-    let first = store.reserve(600, &promised).unwrap();
-    let error = store.reserve(600, &promised).unwrap_err();
+    let first = store.reserve(bytes(600)).unwrap();
+    let error = store.reserve(bytes(600)).unwrap_err();
     assert!(
         error.to_string().starts_with("no room for 600 B"),
         "{error}"
     );
     drop(first);
-    store.reserve(600, &promised).unwrap();
+    store.reserve(bytes(600)).unwrap();
 }
 
 #[test]

@@ -95,9 +95,9 @@ pub(crate) async fn warm(
     let place = match &images.runtime {
         Some(at) => {
             let runtime = at.connected().await?;
-            images.bring_to_containerd(layers.clone(), runtime).await?
+            images.land_in_containerd(layers.clone(), runtime).await?
         }
-        None => bring_to_directory(layers.clone()).await?,
+        None => land_in_directory(layers.clone()).await?,
     };
     Ok(Warmed {
         pinned: resolved.pinned().to_string(),
@@ -107,7 +107,7 @@ pub(crate) async fn warm(
 }
 
 impl Images {
-    async fn bring_to_containerd(
+    async fn land_in_containerd(
         &self,
         layers: Layers<'_>,
         runtime: &containerd::Runtime,
@@ -163,7 +163,7 @@ impl Images {
     }
 }
 
-async fn bring_to_directory(layers: Layers<'_>) -> Result<String, ItemError> {
+async fn land_in_directory(layers: Layers<'_>) -> Result<String, ItemError> {
     let store = layers.job.objects.store.clone();
     let digest = layers.resolved.manifest.descriptor.digest;
     let id = digest.to_string();

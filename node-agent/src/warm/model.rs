@@ -50,6 +50,8 @@ pub(crate) async fn warm(
     total.store(plan.bytes(), Ordering::Relaxed);
     // What is noted first can be found, and removed, whatever happens next.
     let noted = note(model, &plan);
+    // Its own need for room must not take what it already has.
+    let _held = store.hold(&noted.id);
     on_store(store, {
         let noted = noted.clone();
         move |store| store.note_plan(&noted)

@@ -3,7 +3,7 @@
 //! An object is fetched at most once at a time, however many items of a job want it. One whose
 //! seal is broken is hashed where it lies, and only fetched if its bytes are wrong.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use headstart_transfer::engine::{Engine, Progress};
 use headstart_transfer::source::Blob;
 
 use crate::housekeeping::hash;
-use crate::store::{Sealed, Store, StoreError, is_sealed};
+use crate::store::{Need, Reservation, Sealed, Store, StoreError, is_sealed};
 
 /// Files of one item that are open at the same time; the engine decides which of them get
 /// connections.
@@ -91,7 +91,6 @@ impl ObjectError {
 pub(crate) struct Objects {
     pub(crate) store: Arc<Store>,
     pub(crate) engine: Engine,
-    promised: Arc<AtomicU64>,
     busy: Mutex<HashMap<Expected, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -100,41 +99,38 @@ impl Objects {
         Self {
             store,
             engine,
-            promised: Arc::default(),
             busy: Mutex::default(),
         }
     }
 
     /// Bytes of `blobs` that are no sealed objects yet, the room for which is promised while the
     /// reservation lives.
-    pub(crate) async fn reserve(
-        &self,
-        blobs: &[Blob],
-    ) -> Result<(u64, crate::store::Reservation), StoreError> {
-        let (store, promised) = (self.store.clone(), self.promised.clone());
-        let blobs: Vec<(Expected, u64)> = blobs.iter().map(|b| (b.expected, b.size)).collect();
+    pub(crate) async fn reserve(&self, blobs: &[Blob]) -> Result<(u64, Reservation), StoreError> {
+        let store = self.store.clone();
+        let objects: BTreeMap<Expected, u64> = blobs.iter().map(|b| (b.expected, b.size)).collect();
         blocking(move || {
             let mut missing = 0;
-            for (expected, size) in blobs {
-                let path = store.object(&expected);
-                let sealed = is_sealed(&path, &expected, size);
+            for (expected, &size) in &objects {
+                let path = store.object(expected);
+                let sealed = is_sealed(&path, expected, size);
                 if sealed.map_err(StoreError::io("look at", &path))? == Sealed::Absent {
                     missing += size;
                 }
             }
-            let reservation = store.reserve(missing, &promised)?;
-            Ok((missing, reservation))
+            let need = Need { objects, bytes: 0 };
+            Ok((missing, store.reserve(need)?))
         })
         .await
     }
 
     /// Promises room for `bytes` that are not objects.
-    pub(crate) async fn promise(
-        &self,
-        bytes: u64,
-    ) -> Result<crate::store::Reservation, StoreError> {
-        let (store, promised) = (self.store.clone(), self.promised.clone());
-        blocking(move || store.reserve(bytes, &promised)).await
+    pub(crate) async fn promise(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        let store = self.store.clone();
+        let need = Need {
+            bytes,
+            ..Need::default()
+        };
+        blocking(move || store.reserve(need)).await
     }
 
     /// Makes every one of `blobs` an object. All are tried; the errors come back.

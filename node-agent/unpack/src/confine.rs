@@ -95,7 +95,8 @@ fn limit(request: &Request) -> rustix::io::Result<()> {
 }
 
 fn may_enter() -> Result<bool, UnpackError> {
-    let present = rustix::thread::capabilities(None).map_err(|errno| wall("capabilities", errno))?;
+    let present =
+        rustix::thread::capabilities(None).map_err(|errno| wall("capabilities", errno))?;
     Ok(present.effective.contains(CapabilitySet::SYS_CHROOT))
 }
 
