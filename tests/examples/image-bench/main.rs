@@ -70,7 +70,10 @@ enum Part {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    std::fs::create_dir_all(&args.cache)?;
+    // containerd 2 takes no relative paths.
+    args.cache = args.cache.canonicalize()?;
     ensure!(args.agent.is_file(), "no agent at {}", args.agent.display());
     let made = tokio::task::block_in_place(|| layers::make(&args.cache, args.gb))?;
     println!("{made}");

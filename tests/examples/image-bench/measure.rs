@@ -31,7 +31,7 @@ pub(crate) struct Sample {
     pub(crate) written: u64,
     /// Bytes of disk that the unpacked layers take.
     pub(crate) needed: u64,
-    /// Most resident bytes at one time, all processes together.
+    /// Most memory at one time, all processes together, what they share counted once.
     pub(crate) together: u64,
     /// Most resident bytes of any one process.
     pub(crate) largest: u64,
@@ -148,24 +148,30 @@ fn family(process: u32) -> Vec<u32> {
         for thread in threads.into_iter().flatten().flatten() {
             let children = fs::read_to_string(thread.path().join("children"));
             let children = children.unwrap_or_default();
-            family.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|id| id.parse::<u32>().ok()),
-            );
+            for child in children.split_whitespace().filter_map(|id| id.parse().ok()) {
+                // Until it is another program, a new process lives in its parent's memory.
+                if command_line(child) != command_line(family[next]) {
+                    family.push(child);
+                }
+            }
         }
         next += 1;
     }
     family
 }
 
-/// Resident bytes now, and at most so far.
+fn command_line(process: u32) -> Vec<u8> {
+    fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default()
+}
+
+/// Memory of a process now, its share of what it has in common with others, and the most that was
+/// resident in it so far.
 fn memory(process: u32) -> (u64, u64) {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let kib = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = |file: &str, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10
     };
-    (kib("VmRSS:"), kib("VmHWM:"))
+    (kib("smaps_rollup", "Pss:"), kib("status", "VmHWM:"))
 }
