@@ -77,7 +77,8 @@ async fn main() -> Result<()> {
     ensure!(args.agent.is_file(), "no agent at {}", args.agent.display());
     let made = tokio::task::block_in_place(|| layers::make(&args.cache, args.gb))?;
     println!("{made}");
-    let at = args.cache.join("registry");
+    let own = std::process::id();
+    let at = args.cache.join(format!("registry-{own}"));
     let registry = tokio::task::block_in_place(|| DockerRegistry::start(at, Access::Open))?;
     let pushed = made.image.push(&registry.host(), "bench", "1").await;
     pushed.context("cannot push the image")?;
@@ -110,8 +111,10 @@ async fn measure(
             Part::Processor | Part::Disk => registry.host(),
         },
         directory: match part {
-            Part::Disk => args.cache.join("disk"),
-            Part::Processor | Part::Link => args.memory.join("headstart-image-bench"),
+            Part::Disk => args.cache.join(format!("disk-{}", std::process::id())),
+            Part::Processor | Part::Link => args
+                .memory
+                .join(format!("headstart-image-bench-{}", std::process::id())),
         },
         image_id: made.image_id(),
     };
