@@ -34,6 +34,8 @@ pub struct Settings {
     pub discard_unpacked_layers: bool,
     /// A directory with `hosts.toml` files, for the CRI.
     pub registry_config: Option<PathBuf>,
+    /// Fetches layers in ranges over several connections; of [`Version::V2`] only.
+    pub parallel_fetch: bool,
 }
 
 /// A running containerd. Stops when dropped, and takes what it stored along.
@@ -127,6 +129,11 @@ impl Containerd {
     /// Which line of releases it is of.
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The socket of both its own API and the CRI.
@@ -246,6 +253,10 @@ impl Settings {
                 // The transfer service unpacks for the default snapshotter only.
                 config += "use_local_image_pull = true\n";
             }
+        }
+        if self.parallel_fetch {
+            config += "[plugins.\"io.containerd.transfer.v1.local\"]\n\
+                       max_concurrent_downloads = 10\nconcurrent_layer_fetch_buffer = 8388608\n";
         }
         if let Some(path) = &self.registry_config {
             config += &format!(

@@ -91,6 +91,16 @@ impl DockerRegistry {
         Ok(registry)
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// `127.0.0.1:port`.
     pub fn host(&self) -> String {
         self.address.to_string()

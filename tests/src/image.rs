@@ -190,8 +190,17 @@ impl Image {
         } = recipe;
         let made = parallel::map(layers, |layer| layer.blob(*compression, *format));
         let made: Vec<(Blob, Sha256)> = made.into_iter().collect::<io::Result<_>>()?;
-        let (layers, diff_ids): (Vec<Blob>, Vec<Sha256>) = made.into_iter().unzip();
+        let (layers, diff_ids) = made.into_iter().unzip();
+        Ok(Self::of_layers(layers, diff_ids, *format, architecture))
+    }
 
+    /// An image of layers made elsewhere, lowest first, each with the digest of its tar archive.
+    pub fn of_layers(
+        layers: Vec<Blob>,
+        diff_ids: Vec<Sha256>,
+        format: Format,
+        architecture: &str,
+    ) -> Self {
         let history = diff_ids
             .iter()
             .map(|_| json!({ "created_by": "made on the spot" }));
@@ -219,14 +228,14 @@ impl Image {
                 blobs.push(layer);
             }
         }
-        let (architecture, format) = (architecture.clone(), *format);
-        Ok(Self {
+        let architecture = architecture.to_owned();
+        Self {
             manifests,
             blobs,
             diff_ids,
             architecture,
             format,
-        })
+        }
     }
 
     /// One image for several platforms. The media types are the first one's.
@@ -333,7 +342,8 @@ impl Format {
     }
 }
 
-fn this_architecture() -> &'static str {
+/// This machine's architecture, as images name it.
+pub fn this_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "aarch64" => "arm64",
         "x86_64" => "amd64",

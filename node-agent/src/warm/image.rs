@@ -5,6 +5,7 @@
 //! its own, and landed in chain order as soon as all below them have landed.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use futures_util::{StreamExt, stream};
 use headstart_containerd as containerd;
 use headstart_containerd::Depth;
 use headstart_registry::{ImageRef, Platform, Registries, ResolveError, Resolved, Secret};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 
 use self::layer::Layers;
 use super::objects::Tally;
@@ -205,24 +206,42 @@ async fn land_layers(layers: &Layers<'_>, landing: &mut dyn Landing) -> Result<(
     let size = |layer: usize| layers.resolved.layers[layer].descriptor.size;
     order.sort_by_key(|(layer, ..)| std::cmp::Reverse(size(*layer)));
     let at_once = std::thread::available_parallelism().map_or(2, usize::from);
+    let (unpacked, mut arrived) = mpsc::unbounded_channel();
     let mut arriving =
         stream::iter(order)
             .map(|(layer, staged, style)| async move {
                 (layer, layers.bring(layer, staged, style).await)
             })
             .buffer_unordered(at_once.clamp(2, 8));
-    let mut waiting = BTreeMap::new();
-    let mut turns = missing.into_iter().peekable();
-    while let Some((layer, brought)) = arriving.next().await {
-        waiting.insert(layer, brought?);
-        while let Some(&layer) = turns.peek()
-            && let Some(unpacked) = waiting.remove(&layer)
-        {
-            landing.land(layer, unpacked).await?;
-            turns.next();
+    // Beside landing, so that nothing waits to be fetched while a layer reaches the disk.
+    let bringing = async {
+        while let Some(brought) = arriving.next().await {
+            if unpacked.send(brought).is_err() {
+                break;
+            }
         }
+        drop(unpacked);
+        std::future::pending::<Infallible>().await
+    };
+    // Decides alone when to end: a layer is never left half landed because another has failed.
+    let landing = async {
+        let mut waiting = BTreeMap::new();
+        let mut turns = missing.into_iter().peekable();
+        while let Some((layer, brought)) = arrived.recv().await {
+            waiting.insert(layer, brought?);
+            while let Some(&layer) = turns.peek()
+                && let Some(unpacked) = waiting.remove(&layer)
+            {
+                landing.land(layer, unpacked).await?;
+                turns.next();
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        landed = landing => landed,
+        never = bringing => match never {},
     }
-    Ok(())
 }
 
 impl Layers<'_> {

@@ -17,6 +17,10 @@ use crate::{Request, Unpacked, apply, confine};
 /// Most bytes of a request.
 const REQUEST: u32 = 64 << 10;
 
+/// Bytes that may lie in the pipe to the process: with the kernel's own 64 KiB the two of them take
+/// turns more often than they work. Where that is not granted, it stays as it is.
+const PIPE: i32 = 1 << 20;
+
 /// What the process says. Its author has seen the layer: nothing of it is believed beyond its form.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,6 +130,7 @@ impl Child {
             .stderr(Stdio::null())
             .spawn()?;
         let input = process.stdin.take().expect("standard input is a pipe");
+        let _ = nix::fcntl::fcntl(&input, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE));
         let mut child = Self {
             process,
             input: None,
