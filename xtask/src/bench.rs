@@ -1,3 +1,47 @@
 //! Benchmarks beside real peers, in the same run; no part of what CI runs.
 
+use anyhow::Result;
+
+use crate::cargo;
+
 pub(crate) mod image;
+mod transfer;
+
+/// What to measure.
+#[derive(clap::Subcommand)]
+pub(crate) enum Bench {
+    /// Files over HTTP beside curl, aria2c, hf_transfer and huggingface_hub
+    Transfer {
+        /// Rounds, of which the median counts
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Size of the large file in MiB; four small ones have an eighth each
+        #[arg(long, value_name = "MIB", default_value_t = 4096)]
+        large: u64,
+    },
+    /// An image into containerd beside its own pull and podman's
+    Image(image::Args),
+}
+
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Transfer { rounds, large } => {
+            let build = [
+                "build",
+                "--locked",
+                "--release",
+                "--package",
+                "headstart-transfer",
+            ];
+            cargo::run(cargo::cargo(&build).args(["--example", "fetch"]))?;
+            let target = cargo::target()?;
+            transfer::run(&transfer::Options {
+                fetch: target.join("release/examples/fetch"),
+                target,
+                rounds: *rounds,
+                large: large << 20,
+            })
+        }
+        Bench::Image(args) => image::run(args),
+    }
+}

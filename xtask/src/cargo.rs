@@ -93,14 +93,6 @@ pub(crate) fn doc() -> Result<()> {
 }
 
 pub(crate) fn demo(args: &[String]) -> Result<()> {
-    // The demo runs the agent that lies beside it.
-    run(&mut cargo(&[
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "headstart-agent",
-    ]))?;
     let run_demo = [
         "run",
         "--locked",

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cargo;
 mod deny;
 mod e2e;
@@ -41,6 +42,9 @@ enum Task {
     Deny,
     /// Tests against real programs; root on Debian
     E2e(e2e::Args),
+    /// Benchmarks beside real peers
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// The main job in one command, without root, cluster or network
     Demo {
         /// Passed on to `headstart demo`
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Deny => deny::run(),
         Task::E2e(args) => e2e::run(&args).map(drop),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Demo { args } => cargo::demo(&args),
     };
     match done {

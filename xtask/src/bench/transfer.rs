@@ -81,12 +81,15 @@ impl Case {
     }
 }
 
+/// What fetches files into a directory.
+type Start = Box<dyn Fn(&[Remote], &Path) -> Command>;
+
 /// One way to get the files of a case.
 struct Competitor {
     name: &'static str,
     verifies: bool,
     /// Arguments of the process for URLs, sizes and digests of files and a directory.
-    command: Box<dyn Fn(&[Remote], &Path) -> Command>,
+    command: Start,
 }
 
 struct Remote {
