@@ -20,6 +20,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::store::{Lock, Quota, RootRule, Store, StoreError, local_disk};
 
+/// Most seconds that anything is kept or waited for; longer means for ever.
+const CENTURY: u64 = 100 * 365 * 24 * 3600;
+
 /// Brings container images and model weights onto this host ahead of the pods that need them.
 #[derive(Debug, Parser)]
 #[command(name = "headstart-agent", version)]
@@ -39,7 +42,7 @@ enum Command {
     View(ViewArgs),
     /// Show what the store holds
     Inspect(InspectArgs),
-    /// Hash everything in the store again, and remove what is not what it should be
+    /// Hash the store's models again, and remove what is not what it should be
     Verify(InspectArgs),
     /// Make room: remove what was used least recently, or what is named
     Evict(EvictArgs),
@@ -132,10 +135,11 @@ pub struct WarmArgs {
     pub(crate) max_connections: u16,
     /// Give up on a file after being in trouble for this many seconds; the Hub's answers are
     /// waited for less than a minute in any case
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(..=CENTURY))]
     pub(crate) patience: u64,
     /// Keep what is fetched at least this many seconds, whatever else needs room
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=CENTURY))]
     pub(crate) pin: Option<u64>,
     /// Host that may have a private address; may be given several times
     #[arg(long = "allow-private", value_name = "HOST[:PORT]")]
@@ -220,7 +224,8 @@ impl StoreArgs {
             (None, None) => PathBuf::from("/var/lib/headstart"),
         };
         StorePlace {
-            root,
+            // Processes of other directories are handed paths in it.
+            root: std::path::absolute(&root).unwrap_or(root),
             rule: mount.map_or(RootRule::Directory, RootRule::Mounted),
             quota: Quota {
                 max_bytes: self.quota,

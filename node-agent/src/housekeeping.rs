@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::cli::{EvictArgs, Exit, InspectArgs, StoreArgs};
 use crate::report::chain;
-use crate::store::{Inventory, Lock, Removed, State, Store, StoreError};
+use crate::store::{Inventory, Item, Lock, Removed, State, Store, StoreError};
 
 /// Bytes hashed at once.
 const READ: usize = 1 << 20;
@@ -83,12 +83,21 @@ pub fn verify(args: &InspectArgs) -> Exit {
 pub fn evict(args: &EvictArgs) -> Exit {
     let removed = open_locked(&args.store).and_then(|(store, _lock)| {
         let mut removed = Removed::default();
-        for wanted in &args.models {
-            let found = forget(&store, wanted, &mut removed)?;
-            if !found {
-                eprintln!("error: --model {wanted}: the store holds no such model; see `inspect`");
-                return Ok(None);
-            }
+        let items = store.inventory()?.items;
+        if let Some(unknown) = args
+            .models
+            .iter()
+            .find(|wanted| !items.iter().any(|item| is(item, wanted)))
+        {
+            eprintln!("error: --model {unknown}: the store holds no such model; see `inspect`");
+            return Ok(None);
+        }
+        for item in items
+            .iter()
+            .filter(|item| args.models.iter().any(|wanted| is(item, wanted)))
+        {
+            store.forget(&item.plan)?;
+            removed.names.push(format!("{}@{}", item.repo, item.commit));
         }
         removed.bytes += store.remove_orphans()?;
         if let Some(bytes) = args.bytes.filter(|bytes| bytes.0 > removed.bytes) {
@@ -158,18 +167,10 @@ fn rehash(store: &Store) -> Result<Verified, StoreError> {
     Ok(verified)
 }
 
-fn forget(store: &Store, wanted: &str, removed: &mut Removed) -> Result<bool, StoreError> {
+/// Whether a model is the one named, by any or by that commit.
+fn is(item: &Item, wanted: &str) -> bool {
     let wanted = wanted.strip_prefix("hf://").unwrap_or(wanted);
-    let mut found = false;
-    for item in store.inventory()?.items {
-        let full = format!("{}@{}", item.repo, item.commit);
-        if wanted == item.repo || wanted == full {
-            store.forget(&item.plan)?;
-            removed.names.push(full);
-            found = true;
-        }
-    }
-    Ok(found)
+    wanted == item.repo || wanted == format!("{}@{}", item.repo, item.commit)
 }
 
 fn open_locked(args: &StoreArgs) -> Result<(Store, Lock), StoreError> {

@@ -36,7 +36,7 @@ pub use self::disk::{LocalDisk, local_disk};
 pub use self::images::{Image, ImageNote};
 pub use self::inventory::{Inventory, Item, Plan, PlanFile, Removed, State, Uses};
 pub use self::seal::{Sealed, is_sealed};
-use self::space::Claims;
+use self::space::{Claims, MakingRoom};
 pub use self::space::{Holding, Need, Reservation};
 
 mod disk;
@@ -83,6 +83,7 @@ pub struct Store {
     root: PathBuf,
     quota: Quota,
     claims: Arc<Claims>,
+    making_room: Arc<MakingRoom>,
 }
 
 /// The right to write, held until dropped.
@@ -100,6 +101,16 @@ pub enum StoreError {
     )]
     NotMounted {
         /// The mount point that is none.
+        mount: PathBuf,
+    },
+    /// The mount asked for is not above the root.
+    #[error(
+        "{} is not at or below {}: choose a --root on that mount", root.display(), mount.display()
+    )]
+    ElsewhereMounted {
+        /// The root.
+        root: PathBuf,
+        /// The mount point.
         mount: PathBuf,
     },
     /// Somebody else's directory.
@@ -196,10 +207,16 @@ impl StoreError {
 }
 
 impl RootRule {
-    fn check(&self) -> Result<(), StoreError> {
+    fn check(&self, root: &Path) -> Result<(), StoreError> {
         let Self::Mounted(mount) = self else {
             return Ok(());
         };
+        if !root.starts_with(mount) {
+            return Err(StoreError::ElsewhereMounted {
+                root: root.to_owned(),
+                mount: mount.clone(),
+            });
+        }
         let device = |path: &Path| {
             let found = fs::metadata(path).map_err(StoreError::io("open", path))?;
             Ok::<_, StoreError>(found.dev())
@@ -225,8 +242,9 @@ impl Store {
             root: root.to_owned(),
             quota,
             claims: Arc::default(),
+            making_room: Arc::default(),
         };
-        rule.check()?;
+        rule.check(root)?;
         if !root.is_dir() {
             return Err(StoreError::Absent {
                 root: root.to_owned(),
@@ -251,8 +269,9 @@ impl Store {
             root: root.to_owned(),
             quota,
             claims: Arc::default(),
+            making_room: Arc::default(),
         };
-        rule.check()?;
+        rule.check(root)?;
         make_dir(root)?;
         store.check_root()?;
         if !store.marker()? {
@@ -438,11 +457,15 @@ impl Store {
             "views",
             "images",
             "lock",
+            "store.tmp",
             "lost+found",
         ];
         for entry in entries {
             let entry = entry.map_err(StoreError::io("list", &self.root))?;
-            if !ours.iter().any(|name| entry.file_name() == *name) {
+            let known = ours.iter().any(|name| entry.file_name() == *name);
+            // Before the marker there is nothing in any of them; somebody else's may be full.
+            let empty = entry.file_name() == "lost+found" || !holds_files(&entry.path());
+            if !known || !empty {
                 return Err(StoreError::Foreign {
                     root: self.root.clone(),
                 });
@@ -457,10 +480,18 @@ impl Store {
         for entry in fs::read_dir(&partial).map_err(StoreError::io("list", &partial))? {
             let path = entry.map_err(StoreError::io("list", &partial))?.path();
             let (part, journal) = (path.with_extension("part"), path.with_extension("journal"));
-            if !(part.is_file() && journal.is_file()) {
+            let is_one = path == part || path == journal;
+            if !(is_one && part.is_file() && journal.is_file()) {
                 remove(&path)?;
             }
         }
+        // An image without its note was being removed.
+        for path in inventory::listed(&self.root.join("images"))? {
+            if !path.join("image.json").is_file() {
+                remove(&path)?;
+            }
+        }
+        remove(&self.marker_path().with_extension("tmp"))?;
         for directory in ["plans", "uses"] {
             let directory = self.root.join(directory);
             for entry in fs::read_dir(&directory).map_err(StoreError::io("list", &directory))? {
@@ -472,6 +503,17 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether there is anything but directories below a directory.
+fn holds_files(path: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(path) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        !is_dir || holds_files(&entry.path())
+    })
 }
 
 /// Makes a private directory, and those above it as they come.

@@ -1,6 +1,7 @@
 //! The main job: everything asked for is resolved, reserved, fetched and published, all of it at
 //! once; what fails fails alone.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,7 @@ use self::objects::{Objects, Tally};
 use self::wanted::Wanted;
 use crate::cli::{Exit, Own, WarmArgs, XetWhen};
 use crate::report::{Bound, Event, Lines, Outcome, Person, Report, Summary, chain};
-use crate::store::{Quota, Store, StoreError};
+use crate::store::{Holding, Quota, Store, StoreError};
 
 mod adopt;
 mod image;
@@ -135,6 +136,11 @@ async fn run(
         runtime: args.containerd.clone().map(RuntimeAt::new),
         depth: args.depth(),
     });
+    let wanted_models: Vec<ModelRef> = wanted
+        .models
+        .iter()
+        .filter_map(|(_, model)| model.clone().ok())
+        .collect();
     let models = wanted.models.into_iter().map(|(item, model)| {
         let work = model.map(|model| Work::Model(hub.clone(), model));
         (item, work)
@@ -143,20 +149,28 @@ async fn run(
         let work = image.map(|image| Work::Image(images.clone(), image));
         (item, work)
     });
+    // What is there already must not make room for what is not.
+    let known = known_plans(&job, &wanted_models).await;
+    let _held: Vec<Holding> = known.iter().map(|id| job.objects.store.hold(id)).collect();
     let mut items = JoinSet::new();
+    let mut names = HashMap::new();
     for (item, work) in models.chain(layered) {
-        let job = job.clone();
-        items.spawn(async move {
+        let (job, name) = (job.clone(), item.clone());
+        let task = items.spawn(async move {
             let ended = match work {
                 Ok(work) => job.watched(&item, work).await,
                 Err(error) => Err(error),
             };
             (item, ended)
         });
+        names.insert(task.id(), name);
     }
     let (mut ready, mut failed, mut transient) = (0, 0, true);
     while let Some(ended) = items.join_next().await {
-        let (item, outcome) = ended.expect("an item neither panics nor is aborted");
+        let (item, outcome) = ended.unwrap_or_else(|broken| {
+            let item = names.remove(&broken.id()).unwrap_or_default();
+            (item, Err(ItemError::lasting(&broken)))
+        });
         match outcome {
             Ok(outcome) => {
                 ready += 1;
@@ -220,11 +234,23 @@ impl Work {
     }
 }
 
+/// Ids of the plans that `models` last led to.
+async fn known_plans(job: &Job, models: &[ModelRef]) -> Vec<String> {
+    let (store, models) = (job.objects.store.clone(), models.to_vec());
+    let known = move || {
+        let plans = models
+            .iter()
+            .filter_map(|model| known_model(&store, model).ok()?);
+        plans.map(|plan| plan.id().to_string()).collect()
+    };
+    blocking(known).await
+}
+
 /// What an item's work comes back with.
 pub(crate) struct Warmed {
     pub(crate) pinned: String,
     pub(crate) place: String,
-    /// Whether its bytes were unpacked by processor rather than only written.
+    /// Microseconds that fetching waited for unpacking.
     pub(crate) unpack_wait: u64,
 }
 

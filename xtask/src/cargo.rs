@@ -69,7 +69,7 @@ pub(crate) fn fmt() -> Result<()> {
 }
 
 pub(crate) fn clippy() -> Result<()> {
-    let features = "headstart-testbed/e2e";
+    let features = "headstart-testbed/e2e headstart-agent/xet headstart-hub/xet-storage";
     let args = [
         "clippy",
         "--locked",

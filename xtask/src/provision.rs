@@ -44,7 +44,7 @@ macro_rules! env {
     };
 }
 
-/// The newest huggingface_hub on PyPI when this was written (October 2026), with the newest
+/// The newest huggingface_hub on PyPI in October 2026, with the newest
 /// transformers. A newer release is a new file beside the others and a new line below.
 pub(crate) const NEWEST: PythonEnv = env!("hub-2.4.0");
 
@@ -295,6 +295,8 @@ fn not_installed(packages: &[&str], listed: &str) -> Vec<String> {
 
 fn apt(arguments: &[&str]) -> Command {
     let mut apt = Command::new("apt-get");
+    // A machine that has just booted may be upgrading itself.
+    apt.args(["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]);
     apt.args(arguments);
     apt.env("DEBIAN_FRONTEND", "noninteractive");
     // What invoke-rc.d takes for "do not start it": tests start their own services.

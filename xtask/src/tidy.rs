@@ -21,11 +21,9 @@ const MACHINE_PATHS: [&str; 3] = ["/ro\u{6f}t/", "/wor\u{6b}/", "/hom\u{65}/"];
 
 pub(crate) fn run() -> Result<()> {
     let root = cargo::root();
-    let listed = std::process::Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .current_dir(&root)
-        .output()?;
-    let listed = String::from_utf8(listed.stdout)?;
+    let mut git = std::process::Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard"]);
+    let listed = cargo::output(git.current_dir(&root))?;
     let mut wrong = Vec::new();
     let mut sources = 0;
     for name in listed.lines() {

@@ -117,6 +117,14 @@ pub struct Removed {
 impl Store {
     /// Scans the store.
     pub fn inventory(&self) -> Result<Inventory, StoreError> {
+        // Files before plans: one of a plan noted meanwhile is then no orphan.
+        let mut objects = Vec::new();
+        for kind in ["objects/sha256", "objects/gitsha1"] {
+            for directory in self.listed(kind)? {
+                objects.extend(listed(&directory)?);
+            }
+        }
+        let partial = self.listed("partial")?;
         let mut items = Vec::new();
         for path in self.listed("plans")? {
             // A plan nobody can read describes nothing; gc removes it.
@@ -133,15 +141,9 @@ impl Store {
             .collect();
         let mut orphans = Vec::new();
         let mut orphan_bytes = 0;
-        for kind in ["objects/sha256", "objects/gitsha1"] {
-            for directory in self.listed(kind)? {
-                for object in listed(&directory)? {
-                    if !known.contains(&object) {
-                        orphan_bytes += size_of(&object);
-                        orphans.push(object);
-                    }
-                }
-            }
+        for object in objects.into_iter().filter(|object| !known.contains(object)) {
+            orphan_bytes += size_of(&object);
+            orphans.push(object);
         }
         let of_a_plan: BTreeSet<PathBuf> = items
             .iter()
@@ -149,7 +151,7 @@ impl Store {
             .map(|file| self.partial(&file.expected))
             .collect();
         let mut partial_bytes = 0;
-        for path in self.listed("partial")? {
+        for path in partial {
             partial_bytes += size_of(&path);
             // Half a file of a model that is gone, and its journal.
             let part = path.with_extension("part");
@@ -259,14 +261,17 @@ impl Store {
         for index in eviction.items {
             match inventory.items.get(index) {
                 Some(item) => {
-                    self.forget(&item.plan)?;
-                    removed.names.push(format!("{}@{}", item.repo, item.commit));
+                    if self.unless_held(&item.plan.id, || self.forget(&item.plan))? {
+                        removed.names.push(format!("{}@{}", item.repo, item.commit));
+                    }
                 }
                 None => {
                     let note = &inventory.images[index - inventory.items.len()].note;
-                    self.forget_image(&note.digest)?;
-                    removed.bytes += note.bytes;
-                    removed.names.push(note.name.clone());
+                    let id = note.digest.to_string();
+                    if self.unless_held(&id, || self.forget_image(&note.digest))? {
+                        removed.bytes += note.bytes;
+                        removed.names.push(note.name.clone());
+                    }
                 }
             }
         }

@@ -22,6 +22,9 @@ struct Claimed {
     held: BTreeMap<String, usize>,
 }
 
+/// Whoever measures and makes room does so alone.
+pub(super) type MakingRoom = Mutex<()>;
+
 /// Room that is needed.
 #[derive(Clone, Debug, Default)]
 pub struct Need {
@@ -103,6 +106,19 @@ impl Store {
         }
     }
 
+    /// Runs `removal` unless somebody holds the item, and lets nobody begin to meanwhile.
+    pub(super) fn unless_held(
+        &self,
+        id: &str,
+        removal: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let claimed = self.claims.lock();
+        match claimed.held.contains_key(id) {
+            true => Ok(false),
+            false => removal().map(|()| true),
+        }
+    }
+
     pub(super) fn is_held(&self, id: &str) -> bool {
         self.claims.lock().held.contains_key(id)
     }
@@ -112,6 +128,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Full`] with the figures; nothing was evicted then.
     pub fn reserve(&self, need: Need) -> Result<Reservation, StoreError> {
+        let _alone = self.making_room.lock().unwrap_or_else(|e| e.into_inner());
         let mut all = need.clone();
         let number = {
             let mut claimed = self.claims.lock();

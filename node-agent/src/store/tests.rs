@@ -265,3 +265,49 @@ fn gc_removes_images_nobody_can_use_and_keeps_the_others() {
     assert_eq!(store.images().unwrap()[0].note, note);
     assert_eq!(store.images().unwrap()[0].uses.last_use, 1);
 }
+
+#[test]
+fn somebody_elses_directories_that_are_named_like_ours_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("models/mine")).unwrap();
+    fs::write(dir.path().join("models/mine/weights.bin"), "mine").unwrap();
+    let error = Store::open_or_make(dir.path(), &RootRule::Directory, quota()).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    assert_eq!(
+        fs::read_to_string(dir.path().join("models/mine/weights.bin")).unwrap(),
+        "mine"
+    );
+}
+
+#[test]
+fn a_store_whose_marker_was_half_written_is_started_from() {
+    let (_dir, root, store, lock) = made();
+    drop((store, lock));
+    fs::rename(root.join("store.json"), root.join("store.tmp")).unwrap();
+    fs::remove_file(root.join("lock")).unwrap();
+    fs::write(root.join("store.tmp"), "{").unwrap();
+    Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap();
+    assert!(!root.join("store.tmp").exists());
+}
+
+#[test]
+fn a_root_that_is_not_on_the_mount_asked_for_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = RootRule::Mounted(PathBuf::from("/proc"));
+    let error = Store::open_or_make(&dir.path().join("store"), &rule, quota()).unwrap_err();
+    assert!(
+        matches!(error, StoreError::ElsewhereMounted { .. }),
+        "{error}"
+    );
+    assert!(!dir.path().join("store").exists());
+}
+
+#[test]
+fn half_a_removed_image_is_swept() {
+    let (_dir, root, store, lock) = made();
+    let note = image(&store, 3, 100);
+    fs::remove_file(store.image(&note.digest).join("image.json")).unwrap();
+    drop((store, lock));
+    let (store, _lock) = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap();
+    assert!(!store.image(&note.digest).exists());
+}

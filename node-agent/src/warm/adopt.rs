@@ -10,23 +10,28 @@ use headstart_hub::adopt::{Cache, Offer};
 use headstart_hub::plan::{ModelPlan, PlannedFile};
 use headstart_transfer::Digesting;
 
+use super::objects::{Objects, blocking};
 use crate::report::chain;
 use crate::store::{Sealed, Store, StoreError, is_sealed};
 
 /// Bytes copied at once.
 const COPY: usize = 1 << 20;
 
-/// Adopts what it can of `plan` from `caches`. Blocks. What is wrong with a cache is logged: the
-/// files are fetched then.
-pub(super) fn adopt(
-    store: &Arc<Store>,
+/// Adopts what it can of `plan` from `caches`. What is wrong with a cache is logged: the files are
+/// fetched then.
+pub(super) async fn adopt(
+    objects: &Objects,
     plan: &ModelPlan,
     caches: &[PathBuf],
 ) -> Result<u64, StoreError> {
     let mut adopted = 0;
     for path in caches {
-        let cache = match Cache::open(path, plan) {
-            Ok(Some(cache)) => cache,
+        let opened = blocking({
+            let (path, plan) = (path.clone(), plan.clone());
+            move || Cache::open(&path, &plan)
+        });
+        let cache = match opened.await {
+            Ok(Some(cache)) => Arc::new(cache),
             Ok(None) => continue,
             Err(error) => {
                 tracing::warn!(cache = %path.display(), reason = %chain(&error), "cache not usable");
@@ -34,7 +39,9 @@ pub(super) fn adopt(
             }
         };
         for file in &plan.files {
-            adopted += adopt_file(store, &cache, file)?;
+            let _alone = objects.alone(&file.expected).await;
+            let (store, cache, file) = (objects.store.clone(), cache.clone(), file.clone());
+            adopted += blocking(move || adopt_file(&store, &cache, &file)).await?;
         }
     }
     Ok(adopted)
@@ -93,7 +100,10 @@ fn hash_while_copying(from: File, to: &Path, file: &PlannedFile) -> std::io::Res
                 copied += read as u64;
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(file = %file.path, reason = %error, "cache not readable");
+                return Ok(false);
+            }
         }
     }
     copy.sync_all()?;

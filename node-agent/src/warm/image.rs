@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use headstart_containerd as containerd;
 use headstart_containerd::Depth;
+use headstart_core::digest::Expected;
 use headstart_registry::{ImageRef, Platform, Registries, ResolveError, Resolved, Secret};
 use tokio::sync::{OnceCell, mpsc};
 
@@ -24,6 +26,7 @@ use crate::report::{Event, chain};
 use crate::runtime::{
     DirectoryLanding, Landing, LandingError, SnapshotLanding, require_room, spec, tell_only,
 };
+use crate::store::Reservation;
 
 mod content;
 mod layer;
@@ -50,6 +53,27 @@ pub(crate) struct Images {
 pub(crate) struct RuntimeAt {
     socket: PathBuf,
     runtime: OnceCell<containerd::Runtime>,
+    /// Bytes promised on its disk, where that is not the store's.
+    promised: Arc<AtomicU64>,
+}
+
+/// Room for an image, until dropped.
+enum Room {
+    /// Of the store's disk.
+    Stores { _reservation: Reservation },
+    /// Of the runtime's own.
+    Runtimes {
+        bytes: u64,
+        promised: Arc<AtomicU64>,
+    },
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Self::Runtimes { bytes, promised } = self {
+            promised.fetch_sub(*bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 impl RuntimeAt {
@@ -57,7 +81,28 @@ impl RuntimeAt {
         Self {
             socket,
             runtime: OnceCell::new(),
+            promised: Arc::default(),
         }
+    }
+
+    /// Promises `bytes` beside `staging`: of the store's room where both are on one disk, so that
+    /// models make room for images, else of what is free there.
+    async fn promise(&self, job: &Job, staging: &Path, bytes: u64) -> Result<Room, ItemError> {
+        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+        let near = staging.parent().unwrap_or(staging);
+        if device(near).is_some() && device(near) == device(job.objects.store.root()) {
+            let reservation = job.objects.promise(bytes).await?;
+            return Ok(Room::Stores {
+                _reservation: reservation,
+            });
+        }
+        let before = self.promised.fetch_add(bytes, Ordering::Relaxed);
+        let room = Room::Runtimes {
+            bytes,
+            promised: self.promised.clone(),
+        };
+        require_room(near.to_owned(), before.saturating_add(bytes), job.quota)?;
+        Ok(room)
     }
 
     /// The runtime, after what dead sessions left was removed.
@@ -96,7 +141,9 @@ pub(crate) async fn warm(
     let place = match &images.runtime {
         Some(at) => {
             let runtime = at.connected().await?;
-            images.land_in_containerd(layers.clone(), runtime).await?
+            images
+                .land_in_containerd(layers.clone(), at, runtime)
+                .await?
         }
         None => land_in_directory(layers.clone()).await?,
     };
@@ -111,6 +158,7 @@ impl Images {
     async fn land_in_containerd(
         &self,
         layers: Layers<'_>,
+        at: &RuntimeAt,
         runtime: &containerd::Runtime,
     ) -> Result<String, ItemError> {
         let detected = runtime.detect().await?;
@@ -128,9 +176,8 @@ impl Images {
                 let spec = spec(layers.resolved);
                 let landing = SnapshotLanding::begin(runtime, spec, depth, hold).await?;
                 let lacking = layers.announce(&landing.missing());
-                let near = staging.parent().unwrap_or(staging).to_owned();
-                require_room(near, lacking * UNPACKED_RATIO, layers.job.quota)?;
-                land(&layers, Box::new(landing)).await
+                let room = at.promise(layers.job, staging, unpacked(lacking)).await;
+                land(&layers, Box::new(landing), room).await
             }
             (containerd::Verdict::Cri { why }, Depth::Present) => {
                 tracing::info!(%why, "the runtime pulls the image itself");
@@ -138,6 +185,14 @@ impl Images {
                 layers.announce(&every);
                 let name = layers.resolved.image.to_string();
                 let id = runtime.pull(&name, self.login(layers.resolved)).await?;
+                if id != layers.resolved.config.descriptor.digest.prefixed() {
+                    return Err(ItemError {
+                        said: format!(
+                            "{name} was moved while it was pulled, the runtime has {id}: run the same command again"
+                        ),
+                        transient: true,
+                    });
+                }
                 Ok(format!(
                     "present in {}, pulled by it: {id}",
                     detected.version
@@ -169,11 +224,12 @@ async fn land_in_directory(layers: Layers<'_>) -> Result<String, ItemError> {
     let digest = layers.resolved.manifest.descriptor.digest;
     let id = digest.to_string();
     let _held = store.hold(&id);
+    let _alone = layers.job.objects.alone(&Expected::Sha256(digest)).await;
     let place = match DirectoryLanding::begin(store.clone(), layers.resolved).await? {
         Some(landing) => {
             let lacking = layers.announce(&landing.missing());
-            let _reserved = layers.job.objects.promise(lacking * UNPACKED_RATIO).await?;
-            land(&layers, Box::new(landing)).await?
+            let room = layers.job.objects.promise(unpacked(lacking)).await;
+            land(&layers, Box::new(landing), room.map_err(ItemError::from)).await?
         }
         None => {
             layers.announce(&[]);
@@ -187,14 +243,29 @@ async fn land_in_directory(layers: Layers<'_>) -> Result<String, ItemError> {
 
 /// Fetches and unpacks every missing layer, lands each when its turn has come, and makes the whole
 /// usable.
-async fn land(layers: &Layers<'_>, mut landing: Box<dyn Landing>) -> Result<String, ItemError> {
-    match land_layers(layers, landing.as_mut()).await {
+async fn land<Room>(
+    layers: &Layers<'_>,
+    mut landing: Box<dyn Landing>,
+    room: Result<Room, ItemError>,
+) -> Result<String, ItemError> {
+    let landed = match room {
+        Ok(_room) => land_layers(layers, landing.as_mut()).await,
+        Err(error) => Err(error),
+    };
+    match landed {
         Ok(()) => Ok(landing.finish().await?),
+        // What has landed serves the next try.
+        Err(error) if error.transient => Err(error),
         Err(error) => {
             landing.leave().await;
             Err(error)
         }
     }
+}
+
+/// An estimate of what compressed bytes unpack to.
+fn unpacked(compressed: u64) -> u64 {
+    compressed.saturating_mul(UNPACKED_RATIO)
 }
 
 async fn land_layers(layers: &Layers<'_>, landing: &mut dyn Landing) -> Result<(), ItemError> {
@@ -251,7 +322,7 @@ impl Layers<'_> {
         let sizes = missing
             .iter()
             .map(|&layer| self.resolved.layers[layer].descriptor.size);
-        let lacking = sizes.sum::<u64>();
+        let lacking = sizes.fold(0, u64::saturating_add);
         let had = total.saturating_sub(lacking);
         self.tally.had.fetch_add(had, Ordering::Relaxed);
         self.job.report.tell(Event::Resolved {

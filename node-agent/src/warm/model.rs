@@ -65,8 +65,7 @@ pub(crate) async fn warm(
         missing_bytes: missing,
     });
     if !job.adopt.is_empty() {
-        let (store, plan, caches) = (store.clone(), plan.clone(), job.adopt.clone());
-        let adopted = blocking(move || super::adopt::adopt(&store, &plan, &caches)).await?;
+        let adopted = super::adopt::adopt(&job.objects, &plan, &job.adopt).await?;
         tracing::info!(bytes = adopted, "files adopted from other caches");
     }
     super::xet::fetch(job, hub, &plan, job.xet, tally).await?;

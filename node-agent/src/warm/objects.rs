@@ -14,6 +14,7 @@ use headstart_core::digest::Expected;
 use headstart_transfer::FetchError;
 use headstart_transfer::engine::{Engine, Progress};
 use headstart_transfer::source::Blob;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::housekeeping::hash;
 use crate::store::{Need, Reservation, Sealed, Store, StoreError, is_sealed};
@@ -142,12 +143,17 @@ impl Objects {
         ensured.filter_map(std::future::ready).collect().await
     }
 
-    async fn ensure_one(&self, blob: &Blob, tally: &Tally) -> Result<(), ObjectError> {
+    /// The right to make what has that digest, which others of this job wait for.
+    pub(crate) async fn alone(&self, expected: &Expected) -> OwnedMutexGuard<()> {
         let busy = {
             let mut busy = self.busy.lock().unwrap_or_else(|e| e.into_inner());
-            busy.entry(blob.expected).or_default().clone()
+            busy.entry(*expected).or_default().clone()
         };
-        let _alone = busy.lock().await;
+        busy.lock_owned().await
+    }
+
+    async fn ensure_one(&self, blob: &Blob, tally: &Tally) -> Result<(), ObjectError> {
+        let _alone = self.alone(&blob.expected).await;
         if self.have(blob).await.map_err(ObjectError::Store)? {
             tally.had.fetch_add(blob.size, Ordering::Relaxed);
             return Ok(());

@@ -36,6 +36,7 @@ pub(super) async fn fetch(
     let store = job.objects.store.clone();
     let xet = child(job.own, blocking(move || store.scratch()).await?);
     for file in wanted {
+        let _alone = job.objects.alone(&file.expected).await;
         if is_there(job, file).await? {
             continue;
         }

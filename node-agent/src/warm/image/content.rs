@@ -25,7 +25,12 @@ pub(super) async fn store(
 ) -> Result<String, ItemError> {
     let spec = Arc::new(spec(layers.resolved));
     let session = runtime.begin(spec, Depth::Content, hold).await?;
-    let stored = stream::iter(0..layers.resolved.layers.len())
+    // The same layer may be there twice; its blob is one.
+    let mut seen = std::collections::BTreeSet::new();
+    let all = layers.resolved.layers.iter();
+    let distinct = all.filter(|layer| seen.insert(layer.descriptor.digest));
+    let distinct: Vec<usize> = distinct.map(|layer| layer.index).collect();
+    let stored = stream::iter(distinct)
         .map(|layer| store_one(layers, &session, layer))
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>();
