@@ -391,11 +391,12 @@ async fn pins_and_holds_end_and_can_be_renewed() -> Result<()> {
     let secret = world.push("team/other", "1", Kind::Manifest)?;
     let runtime = world.runtime().await?;
     let (pin, hold) = (public.spec.target.digest, secret.spec.target.digest);
-    let short = Duration::from_secs(2);
-    warm(&runtime, &public, Depth::Present, short).await?;
-    warm(&runtime, &secret, Depth::Layers, short).await?;
+    // Enough for both to be handed over and renewed under load.
+    let first = Duration::from_secs(30);
+    warm(&runtime, &public, Depth::Present, first).await?;
+    warm(&runtime, &secret, Depth::Layers, first).await?;
     assert!(runtime.renew(&pin, HOUR).await? && runtime.renew(&hold, HOUR).await?);
-    tokio::time::sleep(short + Duration::from_secs(1)).await;
+    tokio::time::sleep(first + Duration::from_secs(1)).await;
     assert_eq!(
         runtime.sweep().await?,
         headstart_containerd::Swept::default()
@@ -416,7 +417,7 @@ async fn pins_and_holds_end_and_can_be_renewed() -> Result<()> {
 
     assert!(runtime.renew(&pin, Duration::from_secs(1)).await?);
     assert!(runtime.renew(&hold, Duration::from_secs(1)).await?);
-    tokio::time::sleep(short).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let swept = runtime.sweep().await?;
     assert_eq!(swept.pins, 3);
     // containerd's own collection may have been there first.
@@ -546,13 +547,14 @@ async fn a_docker_schema_2_image_is_present_as_if_pulled() -> Result<()> {
     world.until_reclaimed(&before).await
 }
 
-#[tokio::test]
+// Unpacking and collecting block; the lease is renewed on another thread meanwhile.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_outlives_its_lease_keeps_its_layers_and_a_dropped_one_does_not()
 -> Result<()> {
     let world = World::start(Version::V1_6, Access::Open, Settings::default()).await?;
     let before = world.inventory().await?;
     let image = world.push("team/app", "1", Kind::Manifest)?;
-    let life = Duration::from_secs(3);
+    let life = Duration::from_secs(9);
     let config = Config {
         session_lease: life,
         ..Config::new(world.containerd.socket())

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-/// Longest that any run of the agent may take on a busy machine.
+/// Longest that any run of the agent may take under load.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Bed {

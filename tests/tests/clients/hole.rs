@@ -12,9 +12,9 @@ use crate::pod::{Client, Outcome, Provisioned};
 use crate::site::{Have, Rev, Site};
 use crate::{case, load};
 
-/// How long a cached file may take. Machines are busy; what this tells apart is waiting for an
-/// answer (10 s and more) and not waiting.
-const PROMPT: Duration = Duration::from_secs(5);
+/// How long a cached file may take under load: what this tells apart is waiting for an answer
+/// (10 s and more) and not waiting.
+const PROMPT: Duration = Duration::from_secs(9);
 
 /// The same for transformers, which imports itself meanwhile: its six files would wait 60 s.
 const PROMPT_ENOUGH: Duration = Duration::from_secs(30);

@@ -235,7 +235,7 @@ async fn pages_that_lead_elsewhere_repeat_themselves_or_never_end_are_refused() 
     let server = paged(|page| Some(format!("<?page={}>; rel=\"next\"", page + 1))).await;
     let line = refused(&server, None, "org/name").await;
     assert!(line.contains("more than 400 pages of files"), "{line}");
-    // Each once, but for a try that a busy machine made time out.
+    // Each once, but for a try that timed out under load.
     let asked = server.asked().into_iter().map(|asked| asked.target);
     let asked: std::collections::BTreeSet<String> = asked.collect();
     assert_eq!(asked.len(), MAX_PAGES + 1);

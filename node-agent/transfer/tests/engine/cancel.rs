@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_fetch_closes_its_connections_within_a_second_and_keeps_its_bytes() {
+async fn a_dropped_fetch_closes_its_connections_soon_and_keeps_its_bytes() {
     together(
         [
             Act::Rate(300_000),
@@ -47,8 +47,9 @@ async fn a_dropped_fetch_closes_its_connections_within_a_second_and_keeps_its_by
                 case.server.record().at_once == 0
             })
             .await;
+            // Not when a stall is noticed, after 60 s.
             assert!(
-                start.elapsed() < Duration::from_secs(1),
+                start.elapsed() < Duration::from_secs(10),
                 "{:?}: {act:?}",
                 start.elapsed()
             );
