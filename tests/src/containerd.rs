@@ -11,8 +11,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal};
 
 const START_WAIT: Duration = Duration::from_secs(60);
+const STOP_WAIT: Duration = Duration::from_secs(60);
 
 /// A line of releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,11 +204,19 @@ impl Containerd {
     }
 
     fn stop(&mut self) -> Result<()> {
-        Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status()?;
-        self.child.wait()?;
-        Ok(())
+        // Of a process that is reaped the id may be somebody else's by now.
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let deadline = Instant::now() + STOP_WAIT;
+        while Instant::now() < deadline {
+            if self.child.try_wait()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("containerd does not end:\n{}", self.log())
     }
 }
 
@@ -214,6 +224,7 @@ impl Drop for Containerd {
     fn drop(&mut self) {
         if self.stop().is_err() {
             let _ = self.child.kill();
+            let _ = self.child.wait();
         }
         let _ = fs::remove_dir_all(&self.directory);
     }

@@ -53,7 +53,8 @@ pub enum Error {
     },
     /// The unpacked layer is not what the config promises.
     #[error(
-        "image {image}, layer {layer} ({blob}): its unpacked content is not what the image's config promises; nothing of it was committed"
+        "image {image}, layer {layer} ({}): its unpacked content is not what the image's config promises; nothing of it was committed",
+        shortened(blob)
     )]
     Content {
         /// The image.
@@ -83,7 +84,8 @@ pub enum Error {
     },
     /// Somebody else, most likely the runtime itself, is writing the blob.
     #[error(
-        "blob {digest} is being written by another client of the runtime; leave it to that one"
+        "blob {} is being written by another client of the runtime; leave it to that one",
+        shortened(digest)
     )]
     Busy {
         /// The blob.
@@ -170,5 +172,20 @@ mod tests {
         ]]
         .assert_eq(&error.to_string());
         assert!(error.is_not_found());
+    }
+
+    #[test]
+    fn a_blob_is_named_by_the_start_of_its_digest() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        let content = Error::Content {
+            image: "docker.io/library/busybox:1".to_owned(),
+            layer: 2,
+            blob: digest.clone(),
+        };
+        for error in [content, Error::Busy { digest }] {
+            let said = error.to_string();
+            let short = said.contains("sha256:0123456789ab") && !said.contains("0123456789abc");
+            assert!(short, "{said}");
+        }
     }
 }

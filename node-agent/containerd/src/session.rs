@@ -174,8 +174,8 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Content`] if `diff_id` is not what the config promises; [`Error::Order`] if a
-    /// layer below is missing. After an error the layer can be committed again, from a new
-    /// staging directory if the old one is gone.
+    /// layer below is missing. After an error the layer can be committed again; it must be
+    /// unpacked again if its staging directory is gone, which is so once it was moved to its place.
     pub async fn commit<F>(
         &mut self,
         layer: usize,
@@ -299,8 +299,11 @@ impl Session {
 
     /// Takes over from dead sessions of the same image: their leases are no longer needed.
     async fn inherit(&self, base: PathBuf) -> Result<(), Error> {
+        // In this order: a session has its staging before its lease, so one that starts meanwhile
+        // is either not listed or known to live.
+        let leases = self.runtime.our_leases().await?;
         let living = blocking(move || staging::living(&base)).await?;
-        for lease in self.runtime.our_leases().await? {
+        for lease in leases {
             let dead = lease
                 .session()
                 .is_some_and(|session| !living.contains(session));
@@ -336,25 +339,18 @@ impl Session {
                 .map(|path| self.runtime.seen_from_here(path))
                 .collect(),
         };
-        let upper = staged.upperdir.clone();
         let durability = self.runtime.inner.config.durability;
-        if let Err(error) = blocking(move || put_in_place(&staged, durability, fixup)).await {
-            snapshots.remove(&key).await?;
-            return Err(error);
+        let made = match blocking(move || put_in_place(&staged, durability, fixup)).await {
+            Ok(()) => commit_or_find(&snapshots, &key, &chain_id).await,
+            Err(error) => Err(error),
+        };
+        if made.is_err() {
+            // The files stay where they are: the commit may have been heard although its answer
+            // was not, and then they are a snapshot's. Otherwise they go with the prepared one,
+            // now or by a sweep.
+            let _ = snapshots.remove(&key).await;
         }
-        match commit_or_find(&snapshots, &key, &chain_id).await {
-            Ok(committed) => Ok(committed),
-            Err(error) => {
-                // The layer was moved; it is moved back so that it can be committed again.
-                let moved = blocking(move || {
-                    fs::rename(&upper, &directory)
-                        .map_err(|error| Error::disk("take back a layer from", &upper, error))
-                });
-                moved.await?;
-                snapshots.remove(&key).await?;
-                Err(error)
-            }
-        }
+        made
     }
 
     /// Prepares a snapshot for a layer, or finds that there is one. containerd 1.6 does not put a

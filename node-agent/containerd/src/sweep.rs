@@ -12,6 +12,7 @@ use crate::fields;
 use crate::lease::{Collect, Kind};
 use crate::proto::images::Image;
 use crate::proto::leases::Lease;
+use crate::proto::snapshots::Info;
 use crate::snapshots::Snapshots;
 use crate::staging;
 
@@ -46,9 +47,17 @@ impl Runtime {
         if let (Verdict::Fast { staging }, Some(snapshotter)) =
             (&detected.verdict, &detected.snapshotter)
         {
+            let snapshots = Snapshots {
+                runtime: self,
+                snapshotter,
+                lease: "",
+            };
+            // In this order, as with the leases above: a session has its staging before anything
+            // else, so one that starts meanwhile is either not listed or known to live.
+            let ours = snapshots.ours().await?;
             let base = staging.clone();
             let sessions = blocking(move || staging::living(&base)).await?;
-            swept.snapshots = self.sweep_snapshots(snapshotter, &sessions).await?;
+            swept.snapshots = sweep_snapshots(&snapshots, ours, &sessions).await?;
             living = Some(sessions);
             let base = staging.clone();
             swept.staging = blocking(move || staging::remove_dead(&base)).await?;
@@ -161,31 +170,26 @@ impl Runtime {
         }
         self.delete_lease(&last.id, Collect::Now).await
     }
+}
 
-    async fn sweep_snapshots(
-        &self,
-        snapshotter: &str,
-        living: &HashSet<String>,
-    ) -> Result<usize, Error> {
-        let snapshots = Snapshots {
-            runtime: self,
-            snapshotter,
-            lease: "",
-        };
-        let mut ours = snapshots.ours().await?;
-        // A probe's second snapshot stands on its first.
-        ours.sort_by_key(|info| info.parent.is_empty());
-        let mut removed = 0;
-        for info in ours {
-            if !info
-                .labels
-                .get(fields::SESSION)
-                .is_some_and(|session| living.contains(session))
-            {
-                snapshots.remove(&info.name).await?;
-                removed += 1;
-            }
+/// Removes those of `ours` whose session is not among the `living`.
+async fn sweep_snapshots(
+    snapshots: &Snapshots<'_>,
+    mut ours: Vec<Info>,
+    living: &HashSet<String>,
+) -> Result<usize, Error> {
+    // A probe's second snapshot stands on its first.
+    ours.sort_by_key(|info| info.parent.is_empty());
+    let mut removed = 0;
+    for info in ours {
+        if !info
+            .labels
+            .get(fields::SESSION)
+            .is_some_and(|session| living.contains(session))
+        {
+            snapshots.remove(&info.name).await?;
+            removed += 1;
         }
-        Ok(removed)
     }
+    Ok(removed)
 }

@@ -21,6 +21,7 @@
 //! once published. Source of the layout: hub-docs `local-cache.md` and huggingface_hub 2.4.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use headstart_core::digest::Expected;
@@ -125,7 +126,8 @@ impl Tree {
 
     /// Makes the tree show every file of `plan` that is an object: the first time, again after
     /// a crash, again when more objects have come. `object` tells where the object of a digest
-    /// is; files already in the tree need it no more.
+    /// is; files already in the tree need it no more, but an object that is another file than theirs
+    /// takes their place, since it came after them and is verified.
     ///
     /// # Errors
     /// When the file system refuses, or an object is not what it should be. What was visible
@@ -277,7 +279,11 @@ impl Parts {
                 continue;
             }
             let etag = file.etag();
+            let object = object(&file.expected);
             match self.blobs.entry(&etag)? {
+                // An object that has come since stands for a blob that may be damaged: linking
+                // puts it in the blob's place, in one step.
+                Entry::File(size) if size == file.size && self.is_replaced(file, &object)? => {}
                 Entry::File(size) if size == file.size => {
                     present.insert(file.expected);
                     continue;
@@ -293,7 +299,7 @@ impl Parts {
                     });
                 }
             }
-            if self.link_object(file, &object(&file.expected))? {
+            if self.link_object(file, &object)? {
                 present.insert(file.expected);
                 linked = true;
             }
@@ -302,6 +308,32 @@ impl Parts {
             self.blobs.sync()?;
         }
         Ok(present)
+    }
+
+    /// Whether the object of a file is there, and is not what the tree has of it. One that is not
+    /// even of the right kind and size replaces nothing.
+    fn is_replaced(&self, file: &PlannedFile, object: &Path) -> Result<bool, LayoutError> {
+        let Some(blob) = self.blobs.file(&file.etag())? else {
+            return Ok(false);
+        };
+        let failed = |operation, path: PathBuf| {
+            move |source| FileError {
+                operation,
+                path,
+                source,
+            }
+        };
+        let blob = blob
+            .metadata()
+            .map_err(failed("look at", self.blobs.path().join(file.etag())))?;
+        let object = match std::fs::symlink_metadata(object) {
+            Ok(object) => object,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed("look at", object.to_owned())(error).into()),
+        };
+        Ok(object.is_file()
+            && object.len() == file.size
+            && (object.dev(), object.ino()) != (blob.dev(), blob.ino()))
     }
 
     /// Links one object, checked in staging before it gets its name.

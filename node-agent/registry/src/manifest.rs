@@ -273,12 +273,13 @@ fn descriptor(media_type: &str, text: &str, size: i64) -> Result<Descriptor, Pro
     })
 }
 
-/// A digest as documents write it, with its algorithm.
+/// A digest as documents write it, with its algorithm. One that is refused is not repeated: that of
+/// an unpacked layer is nobody's business.
 fn digest(text: &str) -> Result<Sha256, Problem> {
     let odd = || {
         Problem::Invalid(format!(
-            "the digest {:?} is not sha256:<64 hex digits>",
-            short(text)
+            "a digest of {} characters is not sha256:<64 hex digits>",
+            text.chars().count()
         ))
     };
     let hex = text.strip_prefix("sha256:").ok_or_else(odd)?;
@@ -289,9 +290,13 @@ fn is_schema_1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
 
+/// Where reading stopped; what is there may be a secret of the config.
 fn not_json(error: &serde_json::Error) -> Problem {
-    let text: String = error.to_string().chars().take(160).collect();
-    Problem::Invalid(text)
+    Problem::Invalid(format!(
+        "found no such JSON at line {} column {}",
+        error.line(),
+        error.column()
+    ))
 }
 
 /// Text from outside, as much of it as a message bears.

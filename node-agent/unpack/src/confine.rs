@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessError, AccessFs, AccessNet, CompatError, CompatLevel, Compatible as _,
+    HandleAccessError, HandleAccessesError, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 use nix::libc;
 use rustix::process::{Resource, Rlimit};
@@ -139,7 +140,7 @@ fn landlock(staging: &Path, style: Style) -> Result<(), UnpackError> {
         | AccessFs::Truncate
         | AccessFs::Refer;
     let staging = PathFd::new(staging).map_err(|error| failed(&error))?;
-    let enforce = || -> Result<RulesetStatus, landlock::RulesetError> {
+    let enforce = || -> Result<RulesetStatus, RulesetError> {
         // Linking between directories comes with the second version; without it there is no use.
         let status = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
@@ -153,14 +154,28 @@ fn landlock(staging: &Path, style: Style) -> Result<(), UnpackError> {
             .restrict_self()?;
         Ok(status.ruleset)
     };
-    match (enforce(), style) {
-        (Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced), _) => Ok(()),
-        (_, Style::Overlay | Style::Base) => Ok(()),
-        (Ok(RulesetStatus::NotEnforced), Style::Plain) => {
-            Err(failed(&"not supported by this kernel"))
-        }
-        (Err(error), Style::Plain) => Err(failed(&error)),
+    let may_lack = matches!(style, Style::Overlay | Style::Base);
+    match enforce() {
+        Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => Ok(()),
+        Ok(RulesetStatus::NotEnforced) if may_lack => Ok(()),
+        Ok(RulesetStatus::NotEnforced) => Err(failed(&"not supported by this kernel")),
+        Err(error) if may_lack && is_unsupported(&error) => Ok(()),
+        Err(error) => Err(failed(&error)),
     }
+}
+
+/// Whether the kernel has no Landlock, or one too old for what was required of it.
+fn is_unsupported(error: &RulesetError) -> bool {
+    let RulesetError::HandleAccesses(HandleAccessesError::Fs(HandleAccessError::Compat(
+        CompatError::Access(error),
+    ))) = error
+    else {
+        return false;
+    };
+    matches!(
+        error,
+        AccessError::Incompatible { .. } | AccessError::PartiallyCompatible { .. }
+    )
 }
 
 /// Three filters; the kernel takes the strictest answer.
@@ -336,4 +351,31 @@ fn rule(argument: u8, comparison: SeccompCmpOp, value: u64) -> Result<SeccompRul
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, comparison, value)
         .and_then(|condition| SeccompRule::new(vec![condition]))
         .map_err(|error| wall("seccomp", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_kernel_that_cannot_is_forgiven() {
+        let handling = |error| {
+            let error = HandleAccessError::Compat(CompatError::Access(error));
+            RulesetError::HandleAccesses(HandleAccessesError::Fs(error))
+        };
+        let access = AccessFs::from_all(ABI::V2);
+        let incompatible = AccessFs::Refer.into();
+        assert!(is_unsupported(&handling(AccessError::Incompatible {
+            access
+        })));
+        assert!(is_unsupported(&handling(
+            AccessError::PartiallyCompatible {
+                access,
+                incompatible
+            }
+        )));
+        assert!(!is_unsupported(&handling(AccessError::Empty)));
+        let other = landlock::CreateRulesetError::MissingHandledAccess;
+        assert!(!is_unsupported(&RulesetError::CreateRuleset(other)));
+    }
 }

@@ -35,7 +35,9 @@ pub enum UnpackError {
         found: String,
     },
     /// The layer is larger, in one of many ways, than a layer may be.
-    #[error("layer exceeds the limit of {allowed} {limit}; raise it if the image is trusted")]
+    #[error(
+        "layer exceeds the fixed limit of {allowed} {limit}; if the image is trusted, pull it with the container runtime itself"
+    )]
     Limit {
         /// Which one.
         limit: Limit,
@@ -82,7 +84,9 @@ pub enum UnpackError {
         cause: Os,
     },
     /// The process ended without a result.
-    #[error("unpacker died: {death}; the layer is left to the runtime's own pull")]
+    #[error(
+        "unpacker died: {death}; nothing of the layer is kept: try again, or pull the image with the container runtime itself"
+    )]
     Died {
         /// How.
         death: Death,

@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,13 @@ const REQUEST: u32 = 64 << 10;
 /// Bytes that may lie in the pipe to the process: with the kernel's own 64 KiB the two of them take
 /// turns more often than they work. Where that is not granted, it stays as it is.
 const PIPE: i32 = 1 << 20;
+
+/// How long a process may take to end after it closed its standard output. It then has only to exit,
+/// which takes longest where much memory is to be given back on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest pause between two looks whether a process has ended.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the process says. Its author has seen the layer: nothing of it is believed beyond its form.
 #[derive(Serialize, Deserialize)]
@@ -156,7 +164,8 @@ impl Child {
     }
 
     /// Waits for the result; blocks until the process has ended. The [`Input`] must be gone by
-    /// then, else this waits for it. A layer whose bytes did not all arrive may still give a
+    /// then, else this waits for it. A process that has nothing more to say and goes on is killed
+    /// after a few seconds. A layer whose bytes did not all arrive may still give a
     /// result: its diff id tells.
     pub fn finish(mut self) -> Result<Unpacked, UnpackError> {
         drop(self.input.take());
@@ -169,12 +178,11 @@ impl Child {
             return Err(UnpackError::process("read the result of", &error));
         }
         // It may have more to say than anybody wants to hear.
-        if said.len() as u64 == self.most {
-            let _ = self.process.kill();
-        }
-        let status = self
-            .process
-            .wait()
+        let patience = match said.len() as u64 == self.most {
+            true => Duration::ZERO,
+            false => PATIENCE,
+        };
+        let status = end(&mut self.process, patience)
             .map_err(|error| UnpackError::process("wait for", &error))?;
         match serde_json::from_slice(&said) {
             Ok(Answer::Failed(error)) => Err(error),
@@ -191,6 +199,27 @@ impl Drop for Child {
         // Both fail only if it has been reaped.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// Waits for a process to end by itself, and ends it when `patience` is over.
+fn end(
+    process: &mut std::process::Child,
+    patience: Duration,
+) -> io::Result<std::process::ExitStatus> {
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        if let Some(status) = process.try_wait()? {
+            return Ok(status);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            process.kill()?;
+            return process.wait();
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -91,6 +91,17 @@ fn a_process_that_is_killed_or_is_no_unpacker_is_a_typed_death() {
 }
 
 #[test]
+fn a_process_that_says_no_more_and_goes_on_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "cat > /dev/null; exec sleep 600 > /dev/null";
+    let silent = Child::spawn("/bin/sh".as_ref(), &["-c", script], &request(dir.path())).unwrap();
+    let began = Instant::now();
+    let death = Death::Signal { signal: 9 };
+    assert_eq!(silent.finish().unwrap_err(), UnpackError::Died { death });
+    assert!(began.elapsed() < Duration::from_secs(300));
+}
+
+#[test]
 fn a_window_beyond_the_memory_limit_kills_the_process_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut small = request(dir.path());

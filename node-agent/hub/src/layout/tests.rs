@@ -388,6 +388,31 @@ fn damage_in_a_tree_is_named_and_a_truncated_blob_is_replaced() {
 }
 
 #[test]
+fn a_blob_damaged_with_its_object_is_replaced_by_the_object_that_comes_next() {
+    let store = Store::new();
+    let _ = store.publish();
+    let shard = "model-00001-of-00002.safetensors";
+    let expected = store.expected(shard);
+    let object = store.object(&expected);
+    let snapshot = format!("snapshots/{}/{shard}", store.plan.commit);
+    let shown = store.repo().join(snapshot);
+    std::fs::set_permissions(&object, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(&object, "fIrst").unwrap();
+    assert_eq!(read(shown.clone()), "fIrst", "they are one file");
+    std::fs::remove_file(&object).unwrap();
+    assert_eq!(store.publish(), Published::Complete);
+    assert_eq!(read(shown.clone()), "fIrst", "nothing better is there");
+    std::fs::write(&object, "cut").unwrap();
+    assert_eq!(store.publish(), Published::Complete);
+    assert_eq!(read(shown.clone()), "fIrst", "that is no object");
+    store.restore(&expected);
+    assert_eq!(store.publish(), Published::Complete);
+    assert_eq!(read(shown.clone()), "first");
+    let inode = |path| std::fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(shown), inode(object), "no bytes are kept twice");
+}
+
+#[test]
 fn a_revision_with_slashes_becomes_nested_refs_and_a_commit_none() {
     let mut store = Store::new();
     store.plan.revision = "refs/pr/1".parse().unwrap();

@@ -115,6 +115,28 @@ fn what_a_document_says_it_is_must_agree_with_how_it_was_served() {
 }
 
 #[test]
+fn what_a_config_says_is_not_repeated_when_it_cannot_be_read() {
+    let platform = r#""architecture": "amd64", "os": "linux""#;
+    let hex = "hunter2".repeat(9);
+    for (text, says) in [
+        (
+            format!(r#"{{{platform}, "rootfs": {{"diff_ids": "hunter2"}}}}"#),
+            "line 1 column",
+        ),
+        (
+            format!(r#"{{{platform}, "rootfs": {{"diff_ids": ["sha256:{hex}"]}}}}"#),
+            "a digest of 70 characters",
+        ),
+    ] {
+        let problem = config(text.as_bytes()).unwrap_err();
+        let Problem::Invalid(said) = problem else {
+            panic!("{problem:?}")
+        };
+        assert!(said.contains(says) && !said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
 fn deep_json_is_an_error_and_no_stack_overflow() {
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(1 << 20), "]".repeat(1 << 20));
     let _ = media_type(deep.as_bytes(), None);
