@@ -97,10 +97,7 @@ pub(crate) enum LandingError {
 impl LandingError {
     /// Whether the same command may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Containerd(containerd::Error::Connect { .. } | containerd::Error::Busy { .. })
-        )
+        matches!(self, Self::Containerd(error) if error.is_transient())
     }
 }
 

@@ -134,6 +134,16 @@ impl Error {
         }
     }
 
+    /// Whether the same may succeed later without anybody changing anything: the runtime is away,
+    /// or busy with the same blob.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Busy { .. } => true,
+            Self::Call { code, .. } => *code == tonic::Code::Unavailable,
+            _ => false,
+        }
+    }
+
     /// Whether the runtime has no such thing.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { code, .. } if *code == tonic::Code::NotFound)

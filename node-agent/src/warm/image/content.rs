@@ -85,7 +85,7 @@ impl From<Error> for ItemError {
     fn from(error: Error) -> Self {
         Self {
             said: chain(&error),
-            transient: matches!(error, Error::Connect { .. } | Error::Busy { .. }),
+            transient: error.is_transient(),
         }
     }
 }
