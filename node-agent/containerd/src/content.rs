@@ -13,6 +13,9 @@ use crate::proto::content::{
 };
 use crate::spec::{Blob, Descriptor, Labels};
 
+/// How often a blob is put that is collected meanwhile.
+const ATTEMPTS: usize = 5;
+
 /// One message of a write; far below the 16 MiB that containerd accepts.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -151,13 +154,26 @@ impl Runtime {
         }))
     }
 
-    /// Writes a small blob with its labels, or puts the labels on the one that is there.
+    /// Writes a small blob with its labels, or puts the labels on the one that is there. One that
+    /// was there a moment ago may be collected before the lease has it: it is written then.
     pub(crate) async fn put_blob(
         &self,
         lease: &str,
         blob: &Blob,
         labels: Labels,
     ) -> Result<(), Error> {
+        let digest = blob.descriptor.digest.prefixed();
+        self.add_resource(lease, "content", &digest).await?;
+        for _ in 1..ATTEMPTS {
+            match self.try_put_blob(lease, blob, labels.clone()).await {
+                Err(error) if error.is_not_found() => {}
+                ended => return ended,
+            }
+        }
+        self.try_put_blob(lease, blob, labels).await
+    }
+
+    async fn try_put_blob(&self, lease: &str, blob: &Blob, labels: Labels) -> Result<(), Error> {
         let reference = format!("headstart-{}", crate::client::unique());
         let started = self
             .start_blob(lease, &blob.descriptor, reference, labels.clone())
