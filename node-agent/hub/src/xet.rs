@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use headstart_core::digest::{Expected, Sha256};
 use headstart_core::model::RepoPath;
-use headstart_transfer::Digesting;
+use headstart_transfer::{Digesting, blocking};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -469,15 +469,6 @@ impl Drop for Scratch {
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "scratch directory left behind");
         }
-    }
-}
-
-/// Runs `work` where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => std::future::pending().await,
     }
 }
 

@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use headstart_core::digest::Expected;
 use headstart_transfer::FetchError;
+pub(crate) use headstart_transfer::blocking;
 use headstart_transfer::engine::{Engine, Progress};
 use headstart_transfer::source::Blob;
 use tokio::sync::OwnedMutexGuard;
@@ -198,14 +199,5 @@ impl Objects {
             Ok(store.object(&expected))
         })
         .await
-    }
-}
-
-/// Runs `work` where it may block.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => std::future::pending().await,
     }
 }

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::bandwidth::Bandwidth;
+use crate::blocking::blocking;
 use crate::board::{Board, TransferId};
 use crate::digesting::Digesting;
 use crate::error::FetchError;
@@ -405,13 +406,4 @@ fn tries(sources: &[Arc<dyn Source>]) -> Vec<Vec<Arc<dyn Source>>> {
 fn names(sources: &[Arc<dyn Source>]) -> String {
     let names: Vec<String> = sources.iter().map(|source| source.name()).collect();
     names.join(" and ")
-}
-
-/// Runs `work` where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => std::future::pending().await,
-    }
 }

@@ -11,11 +11,13 @@ pub mod engine;
 pub mod net;
 pub mod source;
 
+pub use self::blocking::blocking;
 pub use self::digesting::Digesting;
 pub use self::error::FetchError;
 pub use self::journal::BootId;
 
 mod bandwidth;
+mod blocking;
 mod board;
 mod digesting;
 mod error;
