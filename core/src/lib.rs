@@ -4,9 +4,21 @@
 //! environment. Time is an argument. What is done with a decision is the business of the agent and
 //! the daemon.
 
+pub mod amount;
+pub mod cache;
 pub mod digest;
 pub mod evict;
+pub mod label;
 pub mod model;
+pub mod money;
+pub mod node;
+pub mod offer;
 pub mod pace;
+pub mod plan;
+pub mod pod;
+pub mod pool;
 pub mod quantity;
 pub mod ranges;
+pub mod ready;
+pub mod reason;
+pub mod snapshot;
