@@ -48,7 +48,9 @@ impl Span {
             return fail("is not a span of time");
         }
         while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            let digits = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(rest.len());
             let (number, after) = rest.split_at(digits);
             let letters = after
                 .find(|c: char| !c.is_ascii_alphabetic())
@@ -67,7 +69,9 @@ impl Span {
             let Ok(number) = number.parse::<u64>() else {
                 return fail("is not a span of time");
             };
-            let part = number.checked_mul(unit).and_then(|part| total.checked_add(part));
+            let part = number
+                .checked_mul(unit)
+                .and_then(|part| total.checked_add(part));
             match part {
                 Some(part) if part < 1 << 48 => total = part,
                 _ => return fail("is too long"),
@@ -138,9 +142,13 @@ impl<'de> Deserialize<'de> for Price {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
         let text = reader.deserialize_any(AnyText("USD per hour such as 1.25"))?;
         let usd: f64 = text.trim().parse().map_err(|_| {
-            D::Error::custom(format!("{text:?} is not a price; write USD per hour, such as 1.25"))
+            D::Error::custom(format!(
+                "{text:?} is not a price; write USD per hour, such as 1.25"
+            ))
         })?;
-        HourlyPrice::from_usd(usd).map(Self).map_err(D::Error::custom)
+        HourlyPrice::from_usd(usd)
+            .map(Self)
+            .map_err(D::Error::custom)
     }
 }
 
@@ -172,7 +180,8 @@ impl<'de> Deserialize<'de> for Expiry {
         if text == "Never" {
             return Ok(Self::Never);
         }
-        let span = Span::read(&text).map_err(|error| D::Error::custom(format!("{error}, or Never")))?;
+        let span =
+            Span::read(&text).map_err(|error| D::Error::custom(format!("{error}, or Never")))?;
         Ok(Self::After(span.0))
     }
 }

@@ -243,7 +243,9 @@ pub(crate) fn toleration(found: &core::Toleration, subject: &Subject<'_>) -> Opt
         "" | "Equal" => Some(value),
         operator @ ("Lt" | "Gt") => {
             let at = subject.at("operator");
-            at.note(format!("{operator} is not planned for: this toleration counts for nothing"));
+            at.note(format!(
+                "{operator} is not planned for: this toleration counts for nothing"
+            ));
             return None;
         }
         operator => {

@@ -17,37 +17,141 @@ enum Values {
 }
 
 const ALIASES: [(&str, &str, Values); 32] = [
-    ("failure-domain.beta.kubernetes.io/zone", label::ZONE, Values::Same),
-    ("failure-domain.beta.kubernetes.io/region", label::REGION, Values::Same),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        label::ZONE,
+        Values::Same,
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        label::REGION,
+        Values::Same,
+    ),
     ("beta.kubernetes.io/arch", label::ARCH, Values::Same),
     ("beta.kubernetes.io/os", label::OS, Values::Same),
-    ("beta.kubernetes.io/instance-type", label::INSTANCE_TYPE, Values::Same),
+    (
+        "beta.kubernetes.io/instance-type",
+        label::INSTANCE_TYPE,
+        Values::Same,
+    ),
     ("topology.ebs.csi.aws.com/zone", label::ZONE, Values::Same),
     ("topology.gke.io/zone", label::ZONE, Values::Same),
-    ("topology.disk.csi.azure.com/zone", label::ZONE, Values::Same),
-    ("karpenter.sh/capacity-type", label::CAPACITY_TYPE, Values::Same),
+    (
+        "topology.disk.csi.azure.com/zone",
+        label::ZONE,
+        Values::Same,
+    ),
+    (
+        "karpenter.sh/capacity-type",
+        label::CAPACITY_TYPE,
+        Values::Same,
+    ),
     ("karpenter.sh/nodepool", label::NODE_POOL, Values::Same),
-    ("karpenter.k8s.aws/instance-family", label::INSTANCE_FAMILY, Values::Same),
-    ("karpenter.k8s.aws/instance-gpu-name", label::GPU_SKU, Values::Gpu),
-    ("karpenter.k8s.aws/instance-gpu-count", label::GPU_COUNT, Values::Same),
-    ("karpenter.k8s.aws/instance-gpu-memory", label::GPU_MEMORY, Values::Same),
-    ("karpenter.k8s.aws/instance-local-nvme", label::LOCAL_NVME, Values::Same),
-    ("karpenter.k8s.aws/instance-cpu", label::INSTANCE_CPU, Values::Same),
-    ("karpenter.k8s.aws/instance-memory", label::INSTANCE_MEMORY, Values::Same),
-    ("karpenter.k8s.aws/instance-network-bandwidth", label::INSTANCE_NETWORK, Values::Same),
-    ("karpenter.azure.com/sku-gpu-name", label::GPU_SKU, Values::Gpu),
-    ("karpenter.azure.com/sku-gpu-count", label::GPU_COUNT, Values::Same),
-    ("karpenter.azure.com/sku-cpu", label::INSTANCE_CPU, Values::Same),
-    ("karpenter.azure.com/sku-memory", label::INSTANCE_MEMORY, Values::Same),
-    ("karpenter.k8s.gcp/instance-family", label::INSTANCE_FAMILY, Values::Same),
-    ("karpenter.k8s.gcp/instance-gpu-name", label::GPU_SKU, Values::Gpu),
-    ("karpenter.k8s.gcp/instance-gpu-count", label::GPU_COUNT, Values::Same),
-    ("cloud.google.com/gke-accelerator", label::GPU_SKU, Values::Gpu),
-    ("cloud.google.com/machine-family", label::INSTANCE_FAMILY, Values::Same),
-    ("cloud.google.com/gke-spot", label::CAPACITY_TYPE, Values::Capacity),
-    ("cloud.google.com/gke-provisioning", label::CAPACITY_TYPE, Values::Capacity),
-    ("eks.amazonaws.com/capacityType", label::CAPACITY_TYPE, Values::Capacity),
-    ("kubernetes.azure.com/scalesetpriority", label::CAPACITY_TYPE, Values::Capacity),
+    (
+        "karpenter.k8s.aws/instance-family",
+        label::INSTANCE_FAMILY,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.aws/instance-gpu-name",
+        label::GPU_SKU,
+        Values::Gpu,
+    ),
+    (
+        "karpenter.k8s.aws/instance-gpu-count",
+        label::GPU_COUNT,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.aws/instance-gpu-memory",
+        label::GPU_MEMORY,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.aws/instance-local-nvme",
+        label::LOCAL_NVME,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.aws/instance-cpu",
+        label::INSTANCE_CPU,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.aws/instance-memory",
+        label::INSTANCE_MEMORY,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.aws/instance-network-bandwidth",
+        label::INSTANCE_NETWORK,
+        Values::Same,
+    ),
+    (
+        "karpenter.azure.com/sku-gpu-name",
+        label::GPU_SKU,
+        Values::Gpu,
+    ),
+    (
+        "karpenter.azure.com/sku-gpu-count",
+        label::GPU_COUNT,
+        Values::Same,
+    ),
+    (
+        "karpenter.azure.com/sku-cpu",
+        label::INSTANCE_CPU,
+        Values::Same,
+    ),
+    (
+        "karpenter.azure.com/sku-memory",
+        label::INSTANCE_MEMORY,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.gcp/instance-family",
+        label::INSTANCE_FAMILY,
+        Values::Same,
+    ),
+    (
+        "karpenter.k8s.gcp/instance-gpu-name",
+        label::GPU_SKU,
+        Values::Gpu,
+    ),
+    (
+        "karpenter.k8s.gcp/instance-gpu-count",
+        label::GPU_COUNT,
+        Values::Same,
+    ),
+    (
+        "cloud.google.com/gke-accelerator",
+        label::GPU_SKU,
+        Values::Gpu,
+    ),
+    (
+        "cloud.google.com/machine-family",
+        label::INSTANCE_FAMILY,
+        Values::Same,
+    ),
+    (
+        "cloud.google.com/gke-spot",
+        label::CAPACITY_TYPE,
+        Values::Capacity,
+    ),
+    (
+        "cloud.google.com/gke-provisioning",
+        label::CAPACITY_TYPE,
+        Values::Capacity,
+    ),
+    (
+        "eks.amazonaws.com/capacityType",
+        label::CAPACITY_TYPE,
+        Values::Capacity,
+    ),
+    (
+        "kubernetes.azure.com/scalesetpriority",
+        label::CAPACITY_TYPE,
+        Values::Capacity,
+    ),
     ("nvidia.com/gpu.product", label::GPU_SKU, Values::Gpu),
 ];
 
@@ -126,23 +230,27 @@ pub(crate) fn gpu_sku(found: &str) -> String {
         let memory = word
             .strip_suffix("GB")
             .is_some_and(|size| !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit()));
-        let form = ["SXM", "SXM2", "SXM3", "SXM4", "SXM5", "PCIE", "NVL", "HBM2", "HBM3", "HBM3E", "MEGA", "SHARED"];
+        let form = [
+            "SXM", "SXM2", "SXM3", "SXM4", "SXM5", "PCIE", "NVL", "HBM2", "HBM3", "HBM3E", "MEGA",
+            "SHARED",
+        ];
         memory || form.contains(word)
     };
-    let end = words.iter().skip(1).position(detail).map_or(words.len(), |at| at + 1);
+    let end = words
+        .iter()
+        .skip(1)
+        .position(detail)
+        .map_or(words.len(), |at| at + 1);
     words.truncate(end);
     words.join("-")
 }
 
 /// Memory of one GPU in MiB, where the name of the model says it: `A100-80GB`.
 pub(crate) fn gpu_memory_in_name(found: &str) -> Option<&str> {
-    found
-        .split(['-', ' ', '_'])
-        .skip(1)
-        .find(|word| {
-            let upper = word.to_ascii_uppercase();
-            upper
-                .strip_suffix("GB")
-                .is_some_and(|size| !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit()))
-        })
+    found.split(['-', ' ', '_']).skip(1).find(|word| {
+        let upper = word.to_ascii_uppercase();
+        upper
+            .strip_suffix("GB")
+            .is_some_and(|size| !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit()))
+    })
 }

@@ -29,13 +29,34 @@ pub(crate) const GROUP_SAME: &str = "headstart.dev/group-same";
 const KNOWN: [(&str, Option<&str>); 14] = [
     (MODELS, None),
     (IMAGES, None),
-    ("headstart.dev/gpu-skus", Some("node.elotl.co/instance-gpu-skus")),
-    ("headstart.dev/max-gpus", Some("node.elotl.co/instance-max-gpus")),
-    ("headstart.dev/max-hourly-cost", Some("node.elotl.co/instance-max-cost")),
-    ("headstart.dev/capacity-types", Some("node.elotl.co/instance-offerings")),
-    ("headstart.dev/instance-families", Some("node.elotl.co/instance-family-inclusions")),
-    ("headstart.dev/exclude-instance-families", Some("node.elotl.co/instance-family-exclusions")),
-    ("headstart.dev/instance-type-regexp", Some("node.elotl.co/instance-type-regexp")),
+    (
+        "headstart.dev/gpu-skus",
+        Some("node.elotl.co/instance-gpu-skus"),
+    ),
+    (
+        "headstart.dev/max-gpus",
+        Some("node.elotl.co/instance-max-gpus"),
+    ),
+    (
+        "headstart.dev/max-hourly-cost",
+        Some("node.elotl.co/instance-max-cost"),
+    ),
+    (
+        "headstart.dev/capacity-types",
+        Some("node.elotl.co/instance-offerings"),
+    ),
+    (
+        "headstart.dev/instance-families",
+        Some("node.elotl.co/instance-family-inclusions"),
+    ),
+    (
+        "headstart.dev/exclude-instance-families",
+        Some("node.elotl.co/instance-family-exclusions"),
+    ),
+    (
+        "headstart.dev/instance-type-regexp",
+        Some("node.elotl.co/instance-type-regexp"),
+    ),
     (DO_NOT_EVICT, Some("pod.elotl.co/do-not-evict")),
     (IGNORE, Some("pod.elotl.co/ignore")),
     (GROUP, None),
@@ -130,9 +151,8 @@ impl<'a> Annotations<'a> {
             for key in level.keys().filter(|key| key.starts_with(OURS)) {
                 if !KNOWN.iter().any(|(name, _)| name == key) {
                     let names = KNOWN.iter().map(|(name, _)| *name);
-                    let hint = likely(key, names).map_or(String::new(), |meant| {
-                        format!("; did you mean {meant}?")
-                    });
+                    let hint = likely(key, names)
+                        .map_or(String::new(), |meant| format!("; did you mean {meant}?"));
                     let at = subject.at(quoted(key).trim_matches('"'));
                     at.note(format!("is no annotation that Headstart knows{hint}"));
                 }
@@ -199,24 +219,28 @@ impl<'a> Annotations<'a> {
                 let found = quoted(given.value);
                 given.or_problem(read, format!("is {found}; write a whole number such as 4"))
             }),
-            max_price: self.find("headstart.dev/max-hourly-cost").and_then(|given| {
-                let usd: Option<f64> = given.value.trim().parse().ok();
-                let read = usd.and_then(|usd| HourlyPrice::from_usd(usd).ok());
-                let found = quoted(given.value);
-                given.or_problem(
-                    read,
-                    format!("is {found}; write USD per hour from 0 to 100000, such as 4.75"),
-                )
-            }),
+            max_price: self
+                .find("headstart.dev/max-hourly-cost")
+                .and_then(|given| {
+                    let usd: Option<f64> = given.value.trim().parse().ok();
+                    let read = usd.and_then(|usd| HourlyPrice::from_usd(usd).ok());
+                    let found = quoted(given.value);
+                    given.or_problem(
+                        read,
+                        format!("is {found}; write USD per hour from 0 to 100000, such as 4.75"),
+                    )
+                }),
             capacity_types: self.capacity_types(),
             families: list("headstart.dev/instance-families", family),
             excluded_families: list("headstart.dev/exclude-instance-families", family),
-            type_pattern: self.find("headstart.dev/instance-type-regexp").and_then(|given| {
-                let pattern = Some(given.value.trim()).filter(|pattern| !pattern.is_empty())?;
-                given.subject.ok(TypePattern::new(pattern).map_err(|error| {
-                    format!("{error}; write one that compiles, such as ^g6\\.")
-                }))
-            }),
+            type_pattern: self
+                .find("headstart.dev/instance-type-regexp")
+                .and_then(|given| {
+                    let pattern = Some(given.value.trim()).filter(|pattern| !pattern.is_empty())?;
+                    given.subject.ok(TypePattern::new(pattern).map_err(|error| {
+                        format!("{error}; write one that compiles, such as ^g6\\.")
+                    }))
+                }),
         }
     }
 
@@ -227,7 +251,9 @@ impl<'a> Annotations<'a> {
         let mut types = BTreeSet::new();
         for word in given.words() {
             match word {
-                "fargate" => given.subject.note("fargate is left out: it has no GPUs to plan for"),
+                "fargate" => given
+                    .subject
+                    .note("fargate is left out: it has no GPUs to plan for"),
                 word => types.extend(given.subject.ok(word.parse::<CapacityType>())),
             }
         }
@@ -290,7 +316,9 @@ pub(crate) fn sku(word: &str, subject: &Subject<'_>) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_. ".contains(c);
     if word.len() > 40 || !word.chars().all(plain) || !word.contains(char::is_alphanumeric) {
         let found = quoted(word);
-        subject.problem(format!("{found} is not the name of a GPU; write it as L4, A10G or H100"));
+        subject.problem(format!(
+            "{found} is not the name of a GPU; write it as L4, A10G or H100"
+        ));
         return None;
     }
     let sku = alias::gpu_sku(word);
@@ -309,7 +337,9 @@ pub(crate) fn family(word: &str, subject: &Subject<'_>) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if word.len() > 60 || !word.chars().all(plain) {
         let found = quoted(word);
-        subject.problem(format!("{found} is not the name of an instance family; write it as g6"));
+        subject.problem(format!(
+            "{found} is not the name of an instance family; write it as g6"
+        ));
         return None;
     }
     Some(word.to_owned())

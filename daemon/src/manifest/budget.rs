@@ -34,7 +34,9 @@ fn one(
     let selector = select::label_selector(selector, &subject.at("spec.selector"));
     let counted = placed.object.status.as_ref();
     let allowed = match counted {
-        Some(status) => status.disruptions_allowed.map_or(0, |allowed| u32::try_from(allowed).unwrap_or(0)),
+        Some(status) => status
+            .disruptions_allowed
+            .map_or(0, |allowed| u32::try_from(allowed).unwrap_or(0)),
         None => {
             let selected = pods.iter().filter(|pod| {
                 pod.key.namespace == placed.namespace && selector.matches(&pod.shape.labels)
@@ -73,7 +75,9 @@ fn share(value: &IntOrString, all: u64, subject: &Subject<'_>) -> u64 {
     let read = match value {
         IntOrString::Int(count) => u64::try_from(*count).ok(),
         IntOrString::String(text) => {
-            let percent = text.strip_suffix('%').and_then(|text| text.parse::<u64>().ok());
+            let percent = text
+                .strip_suffix('%')
+                .and_then(|text| text.parse::<u64>().ok());
             let percent = percent.filter(|percent| *percent <= 100);
             percent.map(|percent| (all * percent).div_ceil(100))
         }
@@ -83,7 +87,9 @@ fn share(value: &IntOrString, all: u64, subject: &Subject<'_>) -> u64 {
             IntOrString::Int(count) => count.to_string(),
             IntOrString::String(text) => quoted(text),
         };
-        subject.problem(format!("is {found}; write a number such as 1 or a share such as 50%"));
+        subject.problem(format!(
+            "is {found}; write a number such as 1 or a share such as 50%"
+        ));
         all
     })
 }

@@ -39,10 +39,13 @@ pub(crate) fn inventories(
                 (Some(ItemPhase::Verified), _) => ItemState::Verified,
                 (Some(ItemPhase::Unknown), _) => ItemState::Unknown,
                 (Some(ItemPhase::Partial), bytes) => ItemState::Partial {
-                    bytes: bytes.as_ref().map_or(0, |amount| bytes_of(&amount.0, &at.at("bytes"))),
+                    bytes: bytes
+                        .as_ref()
+                        .map_or(0, |amount| bytes_of(&amount.0, &at.at("bytes"))),
                 },
                 (None, _) => {
-                    at.at("state").problem("is missing; write Verified, Partial or Unknown");
+                    at.at("state")
+                        .problem("is missing; write Verified, Partial or Unknown");
                     continue;
                 }
             };
@@ -56,7 +59,10 @@ pub(crate) fn inventories(
                 u64::try_from(time.0.as_millisecond()).unwrap_or(0)
             })),
             items,
-            room: status.room.as_ref().map_or(0, |room| bytes_of(&room.0, &at.at("room"))),
+            room: status
+                .room
+                .as_ref()
+                .map_or(0, |room| bytes_of(&room.0, &at.at("room"))),
             fetching: fetching
                 .filter_map(|(index, item)| read(item, &at.at("fetching").nth(index)))
                 .collect(),
@@ -68,7 +74,9 @@ pub(crate) fn inventories(
 
 fn bytes_of(text: &str, subject: &Subject<'_>) -> u64 {
     let bytes = subject.ok(amount::parse(amount::EPHEMERAL_STORAGE, text));
-    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
+    bytes
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .unwrap_or(0)
 }
 
 fn read(written: &CacheItem, subject: &Subject<'_>) -> Option<Item> {
@@ -86,7 +94,9 @@ fn read(written: &CacheItem, subject: &Subject<'_>) -> Option<Item> {
             Some(read)
         }
         (Some(_), None) => {
-            subject.at("files").problem("belongs to a model; an image has none");
+            subject
+                .at("files")
+                .problem("belongs to a model; an image has none");
             None
         }
         _ => {
@@ -102,11 +112,14 @@ pub(crate) fn wishes(placed: &[Placed<Prefetch>], findings: &Findings) -> Vec<Wi
     for prefetch in placed {
         let subject = findings.about(&prefetch.place).at("spec");
         let spec = &prefetch.object.spec;
-        let nodes = spec.node_selector.as_ref().map_or(Term::default(), |selector| {
-            let at = subject.at("nodeSelector");
-            let asked = select::label_selector(selector, &at);
-            Term(asked.0.into_iter().map(super::alias::expression).collect())
-        });
+        let nodes = spec
+            .node_selector
+            .as_ref()
+            .map_or(Term::default(), |selector| {
+                let at = subject.at("nodeSelector");
+                let asked = select::label_selector(selector, &at);
+                Term(asked.0.into_iter().map(super::alias::expression).collect())
+            });
         let images = spec.images.iter().enumerate().map(|(index, image)| {
             let at = subject.at("images").nth(index);
             at.ok(item::image(image))

@@ -47,22 +47,31 @@ impl<'a> Cluster<'a> {
             .min();
         let namespaces = objects.namespaces.iter().map(|namespace| {
             let mut labels = namespace.object.metadata.labels.clone().unwrap_or_default();
-            let name = ("kubernetes.io/metadata.name".to_owned(), namespace.name.clone());
+            let name = (
+                "kubernetes.io/metadata.name".to_owned(),
+                namespace.name.clone(),
+            );
             labels.extend([name]);
             (namespace.name.as_str(), labels)
         });
         let is_default = |class: &&Placed<storage::StorageClass>| {
             let annotations = class.object.metadata.annotations.as_ref();
-            let value = annotations.and_then(|all| {
-                all.get("storageclass.kubernetes.io/is-default-class")
-            });
+            let value =
+                annotations.and_then(|all| all.get("storageclass.kubernetes.io/is-default-class"));
             value.is_some_and(|value| value == "true")
         };
         // Of several defaults the API server takes the newest; by name among equals.
-        let default_class = objects.storage_classes.iter().filter(is_default).max_by_key(|class| {
-            let created = class.object.metadata.creation_timestamp.as_ref();
-            (created.map(|time| time.0), std::cmp::Reverse(class.name.as_str()))
-        });
+        let default_class = objects
+            .storage_classes
+            .iter()
+            .filter(is_default)
+            .max_by_key(|class| {
+                let created = class.object.metadata.creation_timestamp.as_ref();
+                (
+                    created.map(|time| time.0),
+                    std::cmp::Reverse(class.name.as_str()),
+                )
+            });
         Self {
             priorities: objects
                 .priority_classes
@@ -75,7 +84,12 @@ impl<'a> Cluster<'a> {
             claims: objects
                 .claims
                 .iter()
-                .map(|claim| ((claim.namespace.as_str(), claim.name.as_str()), &claim.object))
+                .map(|claim| {
+                    (
+                        (claim.namespace.as_str(), claim.name.as_str()),
+                        &claim.object,
+                    )
+                })
                 .collect(),
             volumes: by_name(&objects.volumes),
             classes: by_name(&objects.storage_classes),

@@ -33,7 +33,10 @@ pub(crate) fn membership(annotations: &Annotations<'_>, namespace: &str) -> Opti
     let minimum = annotations.value(annotation::GROUP_MIN);
     let Some((name, subject)) = annotations.value(annotation::GROUP) else {
         if let Some((_, subject)) = minimum {
-            subject.problem(format!("names no group; add {} with its name", annotation::GROUP));
+            subject.problem(format!(
+                "names no group; add {} with its name",
+                annotation::GROUP
+            ));
         }
         return None;
     };
@@ -46,14 +49,22 @@ pub(crate) fn membership(annotations: &Annotations<'_>, namespace: &str) -> Opti
         return None;
     }
     let minimum = minimum.and_then(|(text, subject)| {
-        let read = text.trim().parse::<u32>().ok().filter(|minimum| *minimum > 0);
+        let read = text
+            .trim()
+            .parse::<u32>()
+            .ok()
+            .filter(|minimum| *minimum > 0);
         if read.is_none() {
             let found = quoted(text);
-            subject.problem(format!("is {found}; write how many pods must run together, 1 or more"));
+            subject.problem(format!(
+                "is {found}; write how many pods must run together, 1 or more"
+            ));
         }
         read
     });
-    let same = annotations.value(annotation::GROUP_SAME).map(|(key, _)| key.trim());
+    let same = annotations
+        .value(annotation::GROUP_SAME)
+        .map(|(key, _)| key.trim());
     let same = same.filter(|key| !key.is_empty());
     Some(Membership {
         key: ObjectKey::new(namespace, name),
@@ -64,7 +75,13 @@ pub(crate) fn membership(annotations: &Annotations<'_>, namespace: &str) -> Opti
 
 impl Gangs {
     /// Says how many of a role must be placed, and what all members share.
-    pub(crate) fn require(&mut self, key: &ObjectKey, role: &str, minimum: u32, same: Option<&str>) {
+    pub(crate) fn require(
+        &mut self,
+        key: &ObjectKey,
+        role: &str,
+        minimum: u32,
+        same: Option<&str>,
+    ) {
         let gang = self.0.entry(key.clone()).or_default();
         gang.roles.entry(role.to_owned()).or_default().0 = Some(minimum);
         if let Some(same) = same {

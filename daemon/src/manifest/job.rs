@@ -1,7 +1,7 @@
 //! Jobs: as many pods as run at once, all together where an annotation says so.
 
-use k8s_openapi::api::batch::v1 as batch;
 use headstart_core::pod::ObjectKey;
+use k8s_openapi::api::batch::v1 as batch;
 
 use super::finding::{Subject, quoted};
 use super::gang::Membership;
@@ -28,7 +28,11 @@ impl Maker<'_> {
                 subject.at("spec").problem("is missing");
                 continue;
             };
-            let existing = self.own(key(placed, "Job"), own_annotations(metadata, &subject), None);
+            let existing = self.own(
+                key(placed, "Job"),
+                own_annotations(metadata, &subject),
+                None,
+            );
             let levels = [(metadata, subject.at("metadata"))];
             let owner = ("Job", placed.name.as_str());
             let at = subject.at("spec.template");
@@ -37,7 +41,9 @@ impl Maker<'_> {
                 continue;
             };
             for label in ["job-name", "batch.kubernetes.io/job-name"] {
-                template.labels.insert(label.to_owned(), placed.name.clone());
+                template
+                    .labels
+                    .insert(label.to_owned(), placed.name.clone());
             }
             let status = placed.object.status.as_ref();
             let Some(replicas) = self.at_once(spec, status, &subject) else {
@@ -45,7 +51,11 @@ impl Maker<'_> {
             };
             let annotation = |name| metadata.annotations.as_ref()?.get(name);
             let kai = annotation(KAI_MINIMUM).and_then(|text| {
-                let minimum = text.trim().parse().ok().filter(|minimum: &u32| *minimum > 0);
+                let minimum = text
+                    .trim()
+                    .parse()
+                    .ok()
+                    .filter(|minimum: &u32| *minimum > 0);
                 if minimum.is_none() {
                     let at = subject.at("metadata.annotations").at(KAI_MINIMUM);
                     at.problem(format!("is {}; write 1 or more", quoted(text)));

@@ -21,7 +21,10 @@ pub(crate) struct Live<'a> {
 
 /// Whether its containers have ended for good.
 pub(crate) fn is_over(pod: &core::Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
@@ -72,9 +75,9 @@ pub(crate) fn workloads(pod: &Placed<core::Pod>) -> Vec<WorkloadKey> {
         match kind {
             "ReplicaSet" => {
                 let hash = label("pod-template-hash");
-                let made_by = hash.as_ref().and_then(|hash| {
-                    name.strip_suffix(hash.as_str())?.strip_suffix('-')
-                });
+                let made_by = hash
+                    .as_ref()
+                    .and_then(|hash| name.strip_suffix(hash.as_str())?.strip_suffix('-'));
                 if let Some(deployment) = made_by {
                     add("Deployment", deployment.to_owned());
                 }

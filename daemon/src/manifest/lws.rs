@@ -116,7 +116,9 @@ impl<'a> Maker<'a> {
         let replicas = self.count(replicas, 1, &subject.at("spec.replicas"));
         let levels = [(&set.metadata, subject.at("metadata"))];
         let Some(worker) = &template.worker_template else {
-            return at.at("workerTemplate").problem("is missing; describe the worker's pod");
+            return at
+                .at("workerTemplate")
+                .problem("is missing; describe the worker's pod");
         };
         let read = |pod, field: &str| {
             let owner = ("LeaderWorkerSet", placed.name.as_str());
@@ -132,7 +134,9 @@ impl<'a> Maker<'a> {
         // A worker is told by its leader what to load, and needs the same bytes at the same time.
         let named = |template: &Template<'_>| {
             let containers = template.spec.containers.iter();
-            containers.flat_map(recognise::of_container).collect::<Vec<_>>()
+            containers
+                .flat_map(recognise::of_container)
+                .collect::<Vec<_>>()
         };
         if named(&worker).is_empty() {
             worker.models = named(&leader);
@@ -141,10 +145,13 @@ impl<'a> Maker<'a> {
         for group in 0..replicas {
             let label = |pod: &core::Pod| pod.metadata.labels.as_ref()?.get(GROUP_INDEX).cloned();
             let number = group.to_string();
-            let there = existing.iter().filter(|pod| label(pod) == Some(number.clone()));
+            let there = existing
+                .iter()
+                .filter(|pod| label(pod) == Some(number.clone()));
             let is_leader = |pod: &&&core::Pod| {
                 let labels = pod.metadata.labels.as_ref();
-                let index = labels.and_then(|all| all.get("leaderworkerset.sigs.k8s.io/worker-index"));
+                let index =
+                    labels.and_then(|all| all.get("leaderworkerset.sigs.k8s.io/worker-index"));
                 index.is_some_and(|index| index == "0")
             };
             let leaders = there.clone().filter(is_leader).count();
@@ -155,13 +162,17 @@ impl<'a> Maker<'a> {
                 minimum: None,
                 same: same.clone(),
             };
-            let roles = [("leader", &leader, 1, leaders, 0), ("worker", &worker, workers, others, 1)];
+            let roles = [
+                ("leader", &leader, 1, leaders, 0),
+                ("worker", &worker, workers, others, 1),
+            ];
             for (role, template, count, existing, first) in roles {
                 if count == 0 {
                     continue;
                 }
                 let minimum = u32::try_from(count).unwrap_or(u32::MAX);
-                self.gangs.require(&membership.key, role, minimum, same.as_deref());
+                self.gangs
+                    .require(&membership.key, role, minimum, same.as_deref());
                 let mut template = template.clone();
                 let labels = [
                     (NAME, placed.name.as_str()),
@@ -204,7 +215,10 @@ impl<'a> Maker<'a> {
             return Some(same);
         }
         let same = annotation(SUBGROUP_EXCLUSIVE)?;
-        let subgroup = template.sub_group_policy.as_ref().and_then(|policy| policy.sub_group_size);
+        let subgroup = template
+            .sub_group_policy
+            .as_ref()
+            .and_then(|policy| policy.sub_group_size);
         if subgroup.is_none_or(|subgroup| subgroup >= size) {
             return Some(same);
         }
@@ -242,9 +256,14 @@ impl<'a> Maker<'a> {
         existing: &[&core::Pod],
         subject: &Subject<'a>,
     ) {
-        let inner = job.template.as_ref().and_then(|template| template.spec.as_ref());
+        let inner = job
+            .template
+            .as_ref()
+            .and_then(|template| template.spec.as_ref());
         let Some(inner) = inner else {
-            return subject.at("template.spec").problem("is missing; describe the Job");
+            return subject
+                .at("template.spec")
+                .problem("is missing; describe the Job");
         };
         let set = &placed.object;
         let about_set = self.findings.about(&placed.place).at("metadata");
@@ -258,7 +277,9 @@ impl<'a> Maker<'a> {
         let name = "jobset.sigs.k8s.io/jobset-name";
         let replicated = "jobset.sigs.k8s.io/replicatedjob-name";
         template.labels.insert(name.to_owned(), placed.name.clone());
-        template.labels.insert(replicated.to_owned(), job.name.clone());
+        template
+            .labels
+            .insert(replicated.to_owned(), job.name.clone());
         let there = existing.iter().filter(|pod| {
             let labels = pod.metadata.labels.as_ref();
             labels.and_then(|all| all.get(replicated)) == Some(&job.name)
@@ -282,7 +303,9 @@ impl<'a> Maker<'a> {
 
 /// A group shares one domain and no other group is there, as the controller's webhook asks for it.
 fn keep_apart(template: &mut Template<'_>, group: &str, topology_key: &str) {
-    template.labels.insert(GROUP_KEY.to_owned(), group.to_owned());
+    template
+        .labels
+        .insert(GROUP_KEY.to_owned(), group.to_owned());
     let requirement = |operator: &str, values: Option<Vec<String>>| LabelSelectorRequirement {
         key: GROUP_KEY.to_owned(),
         operator: operator.to_owned(),

@@ -93,7 +93,10 @@ pub(crate) fn all(objects: &Objects, pools: &[NodePool], findings: &Findings) ->
         .nodes
         .iter()
         .filter_map(|placed| {
-            let limits = limits.get(placed.name.as_str()).cloned().unwrap_or_default();
+            let limits = limits
+                .get(placed.name.as_str())
+                .cloned()
+                .unwrap_or_default();
             one(placed, limits, pools, &findings.about(&placed.place))
         })
         .collect()
@@ -125,7 +128,9 @@ fn one(
     let hostname = labels.entry(label::HOSTNAME.to_owned());
     hostname.or_insert_with(|| placed.name.clone());
     let pool = labels.get(label::NODE_POOL).cloned();
-    let of_pool = pools.iter().find(|known| Some(&known.name) == pool.as_ref());
+    let of_pool = pools
+        .iter()
+        .find(|known| Some(&known.name) == pool.as_ref());
     let initialised = INITIALISED
         .iter()
         .any(|key| labels.get(*key).is_some_and(|value| value == "true"));
@@ -218,7 +223,9 @@ fn goes_away(taint: &Taint, pool: Option<&NodePool>) -> bool {
         pool.startup_taints.iter().any(same)
     };
     EPHEMERAL.contains(&key)
-        || EPHEMERAL_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+        || EPHEMERAL_PREFIXES
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
         || pool.is_some_and(of_pool)
 }
 
@@ -226,15 +233,21 @@ fn goes_away(taint: &Taint, pool: Option<&NodePool>) -> bool {
 fn is_ready(status: Option<&core::NodeStatus>) -> bool {
     let conditions = status.and_then(|status| status.conditions.as_deref());
     let conditions = conditions.unwrap_or_default();
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready");
     ready.is_none_or(|condition| condition.status == "True")
 }
 
 /// GPUs that the labels count and the device plugin has not reported.
 fn promised(labels: &Labels, allocatable: &Resources) -> Resources {
-    let count = [label::GPU_COUNT, "nvidia.com/gpu.count", "cloud.google.com/gke-accelerator-count"]
-        .iter()
-        .find_map(|key| labels.get(*key)?.parse::<i64>().ok());
+    let count = [
+        label::GPU_COUNT,
+        "nvidia.com/gpu.count",
+        "cloud.google.com/gke-accelerator-count",
+    ]
+    .iter()
+    .find_map(|key| labels.get(*key)?.parse::<i64>().ok());
     let other = allocatable
         .iter()
         .any(|(name, amount)| amount > 0 && (name.ends_with("/gpu") || name.contains("/mig-")));

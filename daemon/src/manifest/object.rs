@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, core::v1 as core};
 use k8s_openapi::api::{node::v1 as node, policy::v1 as policy, scheduling::v1 as scheduling};
-use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -133,7 +133,9 @@ impl Objects {
         let text = |key: &str| tree.get(key).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion").to_owned(), text("kind").to_owned());
         let (group, version) = version.rsplit_once('/').unwrap_or(("", &version));
-        let known = KINDS.iter().find(|known| known.0 == group && known.2 == kind);
+        let known = KINDS
+            .iter()
+            .find(|known| known.0 == group && known.2 == kind);
         let metadata = tree.get("metadata").and_then(Value::as_object);
         let named = |key: &str| {
             let found = metadata.and_then(|metadata| metadata.get(key)?.as_str());
@@ -153,7 +155,11 @@ impl Objects {
         };
         let subject = findings.about(&place);
         if kind.is_empty() || version.is_empty() {
-            let field = if kind.is_empty() { "kind" } else { "apiVersion" };
+            let field = if kind.is_empty() {
+                "kind"
+            } else {
+                "apiVersion"
+            };
             let found = tree.get(field).map_or("missing".to_owned(), kind_of);
             return subject.at(field).problem(format!(
                 "is {found}; every object needs apiVersion and kind, such as v1 and Pod"
@@ -165,18 +171,32 @@ impl Objects {
                 .find(|known| known.2 == kind && OLD_GROUPS.contains(&group));
             if let Some((group, versions, _)) = moved {
                 let found = text("apiVersion");
-                return subject.at("apiVersion").problem(wrong_version(found, group, versions));
+                return subject
+                    .at("apiVersion")
+                    .problem(wrong_version(found, group, versions));
             }
-            return findings.skip(&format!("{}/{}", cut(text("apiVersion")), cut(&kind)), &place);
+            return findings.skip(
+                &format!("{}/{}", cut(text("apiVersion")), cut(&kind)),
+                &place,
+            );
         };
         if !versions.contains(&version) {
             let found = text("apiVersion");
-            return subject.at("apiVersion").problem(wrong_version(found, group, versions));
+            return subject
+                .at("apiVersion")
+                .problem(wrong_version(found, group, versions));
         }
         let Some(name) = name else {
-            return subject.at("metadata.name").problem("is missing; give the object a name");
+            return subject
+                .at("metadata.name")
+                .problem("is missing; give the object a name");
         };
-        let key = (group.to_owned(), kind.clone(), namespace.clone(), name.clone());
+        let key = (
+            group.to_owned(),
+            kind.clone(),
+            namespace.clone(),
+            name.clone(),
+        );
         if let Some(first) = seen.get(&key) {
             return subject.problem(format!(
                 "is there already ({}, document {}); keep one of them",
@@ -329,8 +349,11 @@ fn amounts_as_text(tree: &mut Value) {
                 if AMOUNTS.contains(&key.as_str())
                     && let Value::Object(amounts) = value
                 {
-                    for amount in amounts.values_mut() {
-                        if let Value::Number(number) = amount {
+                    for (name, amount) in amounts.iter_mut() {
+                        // `count` of a CSI driver is a number.
+                        if let Value::Number(number) = amount
+                            && name != "count"
+                        {
                             *amount = number.to_string().into();
                         }
                     }
@@ -350,14 +373,9 @@ fn unknown_fields(given: &Value, read: &Value, subject: &Subject<'_>) {
                     Some(read) => unknown_fields(value, read, &subject.at(key)),
                     None if value.is_null() => {}
                     None => {
-                        let known = read.keys().map(String::as_str);
-                        let meant = likely(key, known.filter(|known| !given.contains_key(*known)));
-                        let hint = meant.map_or(String::new(), |meant| {
-                            format!("; did you mean {meant}?")
-                        });
                         subject
                             .at(quoted(key).trim_matches('"'))
-                            .note(format!("is no field of this kind and is ignored{hint}"));
+                            .note("is no field of this kind and is ignored");
                     }
                 }
             }
@@ -380,7 +398,10 @@ fn wrong_version(found: &str, group: &str, versions: &[&str]) -> String {
         })
         .collect();
     let found = quoted(found);
-    format!("is {found}, which is not read; write {}", wanted.join(" or "))
+    format!(
+        "is {found}, which is not read; write {}",
+        wanted.join(" or ")
+    )
 }
 
 /// Whether labels and annotations are texts, in a number that some API server would store.

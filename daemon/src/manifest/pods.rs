@@ -41,7 +41,9 @@ impl<'a> Maker<'a> {
             return;
         }
         let keys = live::workloads(placed);
-        let workload = keys.iter().find_map(|key| Some((key, self.owned.get(key)?)));
+        let workload = keys
+            .iter()
+            .find_map(|key| Some((key, self.owned.get(key)?)));
         let workload = workload.map(|(key, owned)| (key.clone(), owned.clone()));
         let own = metadata.annotations.as_ref();
         let mut annotations = Annotations::of_pod(own, &subject.at("metadata"));
@@ -70,7 +72,12 @@ impl<'a> Maker<'a> {
         let mut shape = shape::of(&template, self.cluster);
         shape.volumes = shape::volumes(&template, &placed.name, &[], self.cluster);
         let mirrored = own.is_some_and(|all| all.contains_key(MIRROR));
-        if mirrored || template.owner.as_ref().is_some_and(|owner| owner.kind == "Node") {
+        if mirrored
+            || template
+                .owner
+                .as_ref()
+                .is_some_and(|owner| owner.kind == "Node")
+        {
             shape.eviction = Eviction::Daemon;
         }
         if let Some(membership) = &membership {

@@ -42,10 +42,13 @@ fn one(placed: &Placed<api::NodePool>, subject: &Subject<'_>) -> NodePool {
     }
     pool.taints = taints(&written.taints, &at.at("taints"));
     pool.startup_taints = taints(&written.startup_taints, &at.at("startupTaints"));
-    pool.value_of_time = written.value_of_time.map_or(HourlyPrice(0), |price| price.0);
+    pool.value_of_time = written
+        .value_of_time
+        .map_or(HourlyPrice(0), |price| price.0);
     if let Some(life) = written.expected_life {
         if life.0 == Millis(0) {
-            at.at("expectedLife").problem("is 0; write how long a node is used, such as 1h");
+            at.at("expectedLife")
+                .problem("is 0; write how long a node is used, such as 1h");
         }
         pool.expected_life = life.0;
     }
@@ -85,14 +88,24 @@ fn state(pool: &api::NodePool) -> PoolState {
 }
 
 fn requirements(written: &api::NodePoolSpec, subject: &Subject<'_>) -> Vec<PoolRequirement> {
-    let operators = ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Gte", "Lte"];
+    let operators = [
+        "In",
+        "NotIn",
+        "Exists",
+        "DoesNotExist",
+        "Gt",
+        "Lt",
+        "Gte",
+        "Lte",
+    ];
     let mut all = Vec::new();
     for (index, asked) in written.requirements.iter().enumerate() {
         let at = subject.at("requirements").nth(index);
         let operator = format!("{:?}", asked.operator);
         let read = select::expression(&asked.key, &operator, &asked.values, &operators, &at);
         if asked.min_values == Some(0) {
-            at.at("minValues").problem("is 0; write 1 or more, or leave it away");
+            at.at("minValues")
+                .problem("is 0; write 1 or more, or leave it away");
         }
         all.extend(read.map(|expression| PoolRequirement {
             expression: alias::expression(expression),
@@ -130,7 +143,9 @@ fn wants(written: &api::NodePoolSpec, subject: &Subject<'_>) -> Wants {
         families: each(&written.families, "families", family),
         excluded_families: each(&written.exclude_families, "excludeFamilies", family),
         type_pattern: written.instance_type_regexp.as_ref().and_then(|pattern| {
-            subject.at("instanceTypeRegexp").ok(TypePattern::new(pattern))
+            subject
+                .at("instanceTypeRegexp")
+                .ok(TypePattern::new(pattern))
         }),
     }
 }
@@ -170,13 +185,17 @@ fn disruption(written: &api::NodePoolSpec, subject: &Subject<'_>) -> PoolDisrupt
         None => default,
         Some(percent) if percent <= 100 => percent,
         Some(found) => {
-            subject.at(field).problem(format!("is {found}; write a number from 0 to 100"));
+            subject
+                .at(field)
+                .problem(format!("is {found}; write a number from 0 to 100"));
             default
         }
     };
     let budgets = written.budgets.as_ref();
     PoolDisruption {
-        after: written.consolidate_after.map_or(defaults.after, |span| span.0),
+        after: written
+            .consolidate_after
+            .map_or(defaults.after, |span| span.0),
         underused_shared_percent: percent(
             written.underused_shared_percent,
             defaults.underused_shared_percent,
@@ -207,7 +226,9 @@ fn budget(written: &api::Budget, subject: &Subject<'_>) -> Budget {
             quoted(schedule)
         ));
     } else if written.duration.is_some() {
-        subject.at("duration").problem("has no schedule; leave it away");
+        subject
+            .at("duration")
+            .problem("has no schedule; leave it away");
     }
     Budget {
         nodes: match written.nodes {

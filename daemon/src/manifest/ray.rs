@@ -148,7 +148,11 @@ impl<'a> Maker<'a> {
                 continue;
             };
             let clusters = self.clusters_of("RayService", &placed.namespace, &placed.name);
-            made.extend(clusters.iter().map(|c| (c.namespace.as_str(), c.name.as_str())));
+            made.extend(
+                clusters
+                    .iter()
+                    .map(|c| (c.namespace.as_str(), c.name.as_str())),
+            );
             if spec.suspend == Some(true) {
                 subject.note("is suspended: no pod of it is planned for");
                 continue;
@@ -179,7 +183,11 @@ impl<'a> Maker<'a> {
                 continue;
             };
             let clusters = self.clusters_of("RayJob", &placed.namespace, &placed.name);
-            made.extend(clusters.iter().map(|c| (c.namespace.as_str(), c.name.as_str())));
+            made.extend(
+                clusters
+                    .iter()
+                    .map(|c| (c.namespace.as_str(), c.name.as_str())),
+            );
             let status = job.status.as_ref();
             let over = status.and_then(|status| status.job_deployment_status.as_deref());
             if matches!(over, Some("Complete" | "Failed")) {
@@ -189,7 +197,11 @@ impl<'a> Maker<'a> {
                 subject.note("is suspended: no pod of it is planned for");
                 continue;
             }
-            if spec.cluster_selector.as_ref().is_some_and(|selector| !selector.is_empty()) {
+            if spec
+                .cluster_selector
+                .as_ref()
+                .is_some_and(|selector| !selector.is_empty())
+            {
                 subject.note("runs on a cluster that exists: no pod of it is planned for");
                 continue;
             }
@@ -276,12 +288,19 @@ impl<'a> Maker<'a> {
             return subject.note("is suspended: no pod of it is planned for");
         }
         let group = ObjectKey::new(cluster.namespace, &cluster.name);
-        let key = (cluster.namespace.to_owned(), "RayCluster", cluster.name.clone());
+        let key = (
+            cluster.namespace.to_owned(),
+            "RayCluster",
+            cluster.name.clone(),
+        );
         let existing = self.live.pods(&key, None);
         let mut owned = Owned {
-            annotations: cluster.levels.iter().fold(Annotations::new(), |all, (metadata, at)| {
-                all.and(metadata.annotations.as_ref(), at)
-            }),
+            annotations: cluster
+                .levels
+                .iter()
+                .fold(Annotations::new(), |all, (metadata, at)| {
+                    all.and(metadata.annotations.as_ref(), at)
+                }),
             group: Some(group.clone()),
             models: BTreeMap::new(),
         };
@@ -328,7 +347,8 @@ impl<'a> Maker<'a> {
                 return None;
             };
             let owner = ("RayCluster", cluster.name.as_str());
-            let mut template = self.template(cluster.namespace, pod, owner, &cluster.levels, &at)?;
+            let mut template =
+                self.template(cluster.namespace, pod, owner, &cluster.levels, &at)?;
             let kind = if role == HEAD { "head" } else { "worker" };
             let labels = [
                 ("ray.io/cluster", cluster.name.as_str()),
@@ -341,7 +361,10 @@ impl<'a> Maker<'a> {
             }
             Some(template)
         };
-        let head = spec.head_group_spec.as_ref().and_then(|head| head.template.as_ref());
+        let head = spec
+            .head_group_spec
+            .as_ref()
+            .and_then(|head| head.template.as_ref());
         let at = subject.at("headGroupSpec.template");
         if let Some(mut head) = read(head, HEAD, at) {
             if autoscales {
@@ -357,7 +380,8 @@ impl<'a> Maker<'a> {
             let at = subject.at("workerGroupSpecs").nth(index);
             let role = &group.group_name;
             if role.is_empty() || templates.iter().any(|(other, ..)| other == role) {
-                at.at("groupName").problem("is missing or taken; give each group a name of its own");
+                at.at("groupName")
+                    .problem("is missing or taken; give each group a name of its own");
                 continue;
             }
             if group.suspend == Some(true) {
@@ -380,14 +404,20 @@ impl<'a> Maker<'a> {
         let replicas = asked.max(least).min(most);
         if least > most {
             let at = subject.at("minReplicas");
-            at.note(format!("is {least}, more than maxReplicas; {most} replicas are planned for"));
+            at.note(format!(
+                "is {least}, more than maxReplicas; {most} replicas are planned for"
+            ));
         }
         if replicas == 0 && autoscales {
             subject.at("replicas").note(
                 "is 0: Ray's autoscaler will ask for workers once something needs them; set replicas to plan for them",
             );
         }
-        let minimum = if autoscales { least.min(replicas) } else { replicas };
+        let minimum = if autoscales {
+            least.min(replicas)
+        } else {
+            replicas
+        };
         Counts {
             replicas: replicas.saturating_mul(hosts),
             minimum: minimum.saturating_mul(hosts),

@@ -25,7 +25,9 @@ pub(crate) fn of_container(container: &Container) -> Vec<ModelRef> {
     let environment = environment(container);
     let expand = |words: &Option<Vec<String>>| {
         let words = words.as_deref().unwrap_or_default();
-        let words = words.iter().map(|word| shell::references(word, &environment));
+        let words = words
+            .iter()
+            .map(|word| shell::references(word, &environment));
         words.collect::<Vec<_>>()
     };
     let command = expand(&container.command);
@@ -110,14 +112,18 @@ impl Engine {
         if let Some(named) = named {
             add(named, revision);
         }
-        for name in ["--speculative-config", "--speculative-model", "--lora-modules"] {
+        for name in [
+            "--speculative-config",
+            "--speculative-model",
+            "--lora-modules",
+        ] {
             let Some(value) = flag(args, name) else {
                 continue;
             };
             let inner = serde_json::from_str::<Value>(value).ok();
-            let inner = inner.as_ref().and_then(|json| {
-                json.get("model").or_else(|| json.get("path"))?.as_str()
-            });
+            let inner = inner
+                .as_ref()
+                .and_then(|json| json.get("model").or_else(|| json.get("path"))?.as_str());
             let value = value.split_once('=').map_or(value, |(_, path)| path);
             // Without a slash it is a method, not a model.
             if let Some(value) = inner.or(Some(value)).filter(|value| value.contains('/')) {
@@ -220,7 +226,9 @@ pub(crate) fn of_serve_config(text: &str) -> Result<Vec<ModelRef>, String> {
             continue;
         }
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-        let single = args.and_then(|args| args.get("llm_config")).and_then(of_llm_config);
+        let single = args
+            .and_then(|args| args.get("llm_config"))
+            .and_then(of_llm_config);
         let named = ["model", "model_id", "model_name"].iter().find_map(|key| {
             text(args.and_then(|args| args.get(key))).filter(|name| name.contains('/'))
         });

@@ -39,7 +39,11 @@ pub(crate) fn amounts(quantities: &Quantities, subject: &Subject<'_>) -> Resourc
 }
 
 /// The requests of a pod as the kubelet counts them. `overhead` is used where the pod names none.
-pub(crate) fn of_pod(spec: &core::PodSpec, overhead: &Resources, subject: &Subject<'_>) -> Resources {
+pub(crate) fn of_pod(
+    spec: &core::PodSpec,
+    overhead: &Resources,
+    subject: &Subject<'_>,
+) -> Resources {
     let mut containers = Vec::new();
     let init = spec.init_containers.as_deref().unwrap_or_default();
     for (index, container) in init.iter().enumerate() {
@@ -62,7 +66,9 @@ pub(crate) fn of_pod(spec: &core::PodSpec, overhead: &Resources, subject: &Subje
     let requests = pod_requests(&containers, &pod_level, &overhead);
     for (name, amount) in requests.iter() {
         if amount > MOST {
-            subject.problem(format!("{name}: its containers ask for more than {MOST} in all"));
+            subject.problem(format!(
+                "{name}: its containers ask for more than {MOST} in all"
+            ));
         }
     }
     requests
@@ -92,8 +98,13 @@ fn of_container(container: &core::Container, role: Role, subject: &Subject<'_>) 
             ));
         }
     }
-    if resources.claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
-        at.at("claims").note("is not planned for: devices must be asked for as extended resources");
+    if resources
+        .claims
+        .as_ref()
+        .is_some_and(|claims| !claims.is_empty())
+    {
+        at.at("claims")
+            .note("is not planned for: devices must be asked for as extended resources");
     }
     Container { requests, role }
 }
@@ -136,7 +147,14 @@ fn pod_level(spec: &core::PodSpec, containers: &[Container], subject: &Subject<'
 pub(crate) fn wants_accelerator(requests: &Resources) -> bool {
     requests.iter().any(|(name, amount)| {
         let (domain, device) = name.split_once('/').unwrap_or(("", name));
-        let makers = ["nvidia.com", "amd.com", "aws.amazon.com", "habana.ai", "gpu.intel.com", "google.com"];
+        let makers = [
+            "nvidia.com",
+            "amd.com",
+            "aws.amazon.com",
+            "habana.ai",
+            "gpu.intel.com",
+            "google.com",
+        ];
         let devices = ["gpu", "mig-", "neuron", "gaudi", "tpu", "i915", "xe"];
         let known = makers.contains(&domain) && devices.iter().any(|d| device.starts_with(d));
         amount > 0 && known

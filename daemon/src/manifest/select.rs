@@ -18,8 +18,13 @@ pub(crate) fn label_selector(selector: &LabelSelector, subject: &Subject<'_>) ->
         let at = subject.at("matchExpressions").nth(index);
         let operators = ["In", "NotIn", "Exists", "DoesNotExist"];
         let values = asked.values.as_deref().unwrap_or_default();
-        term.0
-            .extend(expression(&asked.key, &asked.operator, values, &operators, &at));
+        term.0.extend(expression(
+            &asked.key,
+            &asked.operator,
+            values,
+            &operators,
+            &at,
+        ));
     }
     term
 }
@@ -41,11 +46,16 @@ pub(crate) fn node_term(term: &core::NodeSelectorTerm, subject: &Subject<'_>) ->
         .map(alias::expression)
         .collect();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    for (index, mut field) in read(fields, "matchFields", &["In", "NotIn"]).into_iter().enumerate() {
+    for (index, mut field) in read(fields, "matchFields", &["In", "NotIn"])
+        .into_iter()
+        .enumerate()
+    {
         if field.key != "metadata.name" {
             let found = quoted(&field.key);
             let at = subject.at("matchFields").nth(index);
-            at.problem(format!("key is {found}; only metadata.name can be selected"));
+            at.problem(format!(
+                "key is {found}; only metadata.name can be selected"
+            ));
         }
         field.key = headstart_core::label::HOSTNAME.to_owned();
         all.push(field);

@@ -58,7 +58,12 @@ pub(crate) fn of(template: &Template<'_>, cluster: &Cluster<'_>) -> Shape {
     let selector = spec.node_selector.iter().chain(selector).flatten();
     let tolerations = spec.tolerations.iter().flatten();
     let tolerations = tolerations
-        .chain(scheduling.and_then(|s| s.tolerations.as_ref()).into_iter().flatten())
+        .chain(
+            scheduling
+                .and_then(|s| s.tolerations.as_ref())
+                .into_iter()
+                .flatten(),
+        )
         .enumerate()
         .filter_map(|(index, found)| {
             affinity::toleration(found, &subject.at("tolerations").nth(index))
@@ -139,7 +144,10 @@ fn runtime<'a>(
     cluster: &Cluster<'a>,
     subject: &Subject<'_>,
 ) -> Option<&'a RuntimeClass> {
-    let name = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty())?;
+    let name = spec
+        .runtime_class_name
+        .as_deref()
+        .filter(|name| !name.is_empty())?;
     let found = cluster.runtimes.get(name).copied();
     if found.is_none() {
         subject.at("runtimeClassName").note(format!(
@@ -154,7 +162,11 @@ fn priority(spec: &core::PodSpec, cluster: &Cluster<'_>, subject: &Subject<'_>) 
     if let Some(priority) = spec.priority {
         return priority;
     }
-    let Some(class) = spec.priority_class_name.as_deref().filter(|name| !name.is_empty()) else {
+    let Some(class) = spec
+        .priority_class_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    else {
         return cluster.default_priority;
     };
     cluster.priority(class).unwrap_or_else(|| {
@@ -170,9 +182,10 @@ fn host_ports(spec: &core::PodSpec, subject: &Subject<'_>) -> BTreeSet<HostPort>
     let on_host = spec.host_network == Some(true);
     let mut taken = BTreeSet::new();
     let init = spec.init_containers.as_deref().unwrap_or_default();
-    let sidecars = init.iter().enumerate().filter(|(_, container)| {
-        container.restart_policy.as_deref() == Some("Always")
-    });
+    let sidecars = init
+        .iter()
+        .enumerate()
+        .filter(|(_, container)| container.restart_policy.as_deref() == Some("Always"));
     let main = spec.containers.iter().enumerate();
     let all = sidecars
         .map(|(index, container)| (subject.at("initContainers").nth(index), container))
@@ -211,7 +224,10 @@ fn items(template: &Template<'_>) -> Vec<Item> {
         }
     };
     let init = spec.init_containers.as_deref().unwrap_or_default();
-    let groups = [("initContainers", init), ("containers", &spec.containers[..])];
+    let groups = [
+        ("initContainers", init),
+        ("containers", &spec.containers[..]),
+    ];
     for (field, containers) in groups {
         for (index, container) in containers.iter().enumerate() {
             let Some(image) = container.image.as_deref().filter(|image| !image.is_empty()) else {
@@ -222,14 +238,20 @@ fn items(template: &Template<'_>) -> Vec<Item> {
         }
     }
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
-        let image = volume.image.as_ref().and_then(|image| image.reference.as_deref());
+        let image = volume
+            .image
+            .as_ref()
+            .and_then(|image| image.reference.as_deref());
         let at = subject.at("volumes").nth(index).at("image.reference");
         let image = image.and_then(|image| at.ok(item::image(image)));
         image.into_iter().for_each(&mut add);
     }
     template.annotations.images().into_iter().for_each(&mut add);
     let models = template.annotations.models().unwrap_or_else(|| {
-        let recognised = init.iter().chain(&spec.containers).flat_map(recognise::of_container);
+        let recognised = init
+            .iter()
+            .chain(&spec.containers)
+            .flat_map(recognise::of_container);
         let all = template.models.iter().cloned().chain(recognised);
         all.map(item::of).collect()
     });

@@ -27,7 +27,9 @@ pub(crate) fn references(text: &str, variables: &Variables) -> String {
             rest = tail;
             continue;
         }
-        let named = after.strip_prefix('(').and_then(|inner| inner.split_once(')'));
+        let named = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'));
         match named.and_then(|(name, tail)| Some((variables.get(name)?, tail))) {
             Some((value, tail)) if value.len() <= MOST_VALUE && written.len() <= MOST => {
                 written.push_str(value);

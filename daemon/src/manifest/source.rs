@@ -130,7 +130,13 @@ pub(crate) fn yaml(text: &str) -> Result<Value, InvalidYaml> {
     .map_err(|error| {
         let line = error.location().map(|location| location.line());
         let text = error.without_snippet().to_string();
-        let text: String = text.lines().next().unwrap_or_default().chars().take(300).collect();
+        let text: String = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(300)
+            .collect();
         InvalidYaml {
             line: line.filter(|line| *line > 0),
             text,
@@ -194,7 +200,8 @@ fn unfold(place: &Place, tree: Value, findings: &Findings, objects: &mut Vec<Doc
     }
     // The items of a typed list may leave out what the list says.
     let text = |key: &str| tree.get(key).and_then(Value::as_str).map(str::to_owned);
-    let version = text("apiVersion").filter(|version| version != "v1" || text("kind").as_deref() != Some("List"));
+    let version = text("apiVersion")
+        .filter(|version| version != "v1" || text("kind").as_deref() != Some("List"));
     let kind = text("kind").and_then(|kind| kind.strip_suffix("List").map(str::to_owned));
     let mut tree = tree;
     let items = match tree.remove("items") {

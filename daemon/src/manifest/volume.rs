@@ -31,7 +31,8 @@ pub(crate) fn of_pod(
 ) -> Vec<Volume> {
     let mut volumes = Vec::new();
     let templated = |name: &str| {
-        let named = |claim: &&core::PersistentVolumeClaim| claim.metadata.name.as_deref() == Some(name);
+        let named =
+            |claim: &&core::PersistentVolumeClaim| claim.metadata.name.as_deref() == Some(name);
         holder.templates.iter().find(named)
     };
     let mut add = |name: &str, spec: Option<&core::PersistentVolumeClaimSpec>, at: &Subject<'_>| {
@@ -50,7 +51,11 @@ pub(crate) fn of_pod(
     for template in holder.templates {
         let volume = template.metadata.name.as_deref().unwrap_or_default();
         let at = subject.at("volumeClaimTemplates").at(volume);
-        add(&format!("{volume}-{}", holder.pod), template.spec.as_ref(), &at);
+        add(
+            &format!("{volume}-{}", holder.pod),
+            template.spec.as_ref(),
+            &at,
+        );
     }
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
         let at = subject.at("volumes").nth(index);
@@ -61,7 +66,11 @@ pub(crate) fn of_pod(
         if let Some(source) = &volume.persistent_volume_claim {
             add(&source.claim_name, None, &at);
         }
-        if let Some(template) = volume.ephemeral.as_ref().and_then(|e| e.volume_claim_template.as_ref()) {
+        if let Some(template) = volume
+            .ephemeral
+            .as_ref()
+            .and_then(|e| e.volume_claim_template.as_ref())
+        {
             let name = format!("{}-{}", holder.pod, volume.name);
             add(&name, Some(&template.spec), &at);
         }
@@ -99,7 +108,10 @@ fn claimed(
     if claim.metadata.deletion_timestamp.is_some() {
         return Some(unusable(key, "its claim is being deleted"));
     }
-    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = claim
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     if phase == Some("Lost") {
         return Some(unusable(key, "its claim has lost its volume"));
     }
@@ -127,7 +139,10 @@ fn claimed(
 fn bound_to(claim: ObjectKey, volume: &core::PersistentVolume, subject: &Subject<'_>) -> Volume {
     let nothing = core::PersistentVolumeSpec::default();
     let spec = volume.spec.as_ref().unwrap_or(&nothing);
-    let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
+    let required = spec
+        .node_affinity
+        .as_ref()
+        .and_then(|affinity| affinity.required.as_ref());
     let mut terms: Vec<Term> = required
         .into_iter()
         .flat_map(|selector| &selector.node_selector_terms)
@@ -137,7 +152,8 @@ fn bound_to(claim: ObjectKey, volume: &core::PersistentVolume, subject: &Subject
     if is_local {
         // Its host will be gone when the pod moves to a new node: only the rest can be asked of one.
         for term in &mut terms {
-            term.0.retain(|expression| expression.key != label::HOSTNAME);
+            term.0
+                .retain(|expression| expression.key != label::HOSTNAME);
         }
         if terms.iter().any(|term| term.0.is_empty()) {
             terms.clear();
@@ -203,7 +219,10 @@ fn to_be_made(
     };
     let waits = class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
     if !waits && birth == Birth::Pending {
-        return Some(unusable(claim, "its claim is not bound, and its class binds at once"));
+        return Some(unusable(
+            claim,
+            "its claim is not bound, and its class binds at once",
+        ));
     }
     let node_affinity = class
         .allowed_topologies

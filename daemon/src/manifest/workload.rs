@@ -110,7 +110,9 @@ impl<'a> Maker<'a> {
         }
         Some(Template {
             namespace,
-            labels: metadata.and_then(|metadata| metadata.labels.clone()).unwrap_or_default(),
+            labels: metadata
+                .and_then(|metadata| metadata.labels.clone())
+                .unwrap_or_default(),
             annotations,
             spec: Cow::Borrowed(spec),
             owner: Some(Owner {
@@ -146,9 +148,10 @@ impl<'a> Maker<'a> {
             let members = u32::try_from(missing).unwrap_or(u32::MAX);
             self.gangs.join(group, &mut shape, members, subject);
         }
-        let has_claims = !claims.is_empty() || template.spec.volumes.iter().flatten().any(|volume| {
-            volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
-        });
+        let has_claims = !claims.is_empty()
+            || template.spec.volumes.iter().flatten().any(|volume| {
+                volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+            });
         let numbers = wanted.first..;
         let named = numbers.map(wanted.name);
         let mut free = named.filter(|name| !self.live.has(template.namespace, name));
@@ -287,7 +290,9 @@ impl<'a> Maker<'a> {
         if workload.key.1 == "Deployment" {
             // Replicas of one revision share a label that spread constraints may look at.
             let hash = "pod-template-hash";
-            let known = existing.iter().filter_map(|pod| pod.metadata.labels.as_ref()?.get(hash));
+            let known = existing
+                .iter()
+                .filter_map(|pod| pod.metadata.labels.as_ref()?.get(hash));
             let revision = known.max().map_or("planned", String::as_str).to_owned();
             template.labels.entry(hash.to_owned()).or_insert(revision);
         }
@@ -312,7 +317,9 @@ impl<'a> Maker<'a> {
                 continue;
             };
             let mut daemon = shape::of(&template, self.cluster);
-            daemon.tolerations.extend(shape::daemon_tolerations(&template.spec));
+            daemon
+                .tolerations
+                .extend(shape::daemon_tolerations(&template.spec));
             self.daemons.push(daemon);
         }
     }
