@@ -5,6 +5,8 @@
 
 use headstart_core::label::{self, Expression, Labels, Operator};
 
+use super::finding::slip;
+
 /// How the values of an alias are written.
 #[derive(Clone, Copy)]
 enum Values {
@@ -163,6 +165,33 @@ fn alias(key: &str) -> Option<(&'static str, Values)> {
 /// Our name of a label.
 pub(crate) fn key(key: &str) -> &str {
     alias(key).map_or(key, |(ours, _)| ours)
+}
+
+/// The well-known label that a key which is none of them was most likely meant to be.
+pub(crate) fn meant(key: &str) -> Option<&'static str> {
+    let ours = [
+        label::ZONE,
+        label::REGION,
+        label::HOSTNAME,
+        label::ARCH,
+        label::OS,
+        label::INSTANCE_TYPE,
+        label::CAPACITY_TYPE,
+        label::NODE_POOL,
+        label::INSTANCE_FAMILY,
+        label::GPU_SKU,
+        label::GPU_COUNT,
+        label::GPU_MEMORY,
+        label::LOCAL_NVME,
+        label::INSTANCE_CPU,
+        label::INSTANCE_MEMORY,
+        label::INSTANCE_NETWORK,
+    ];
+    let all = || ours.into_iter().chain(ALIASES.map(|(other, ..)| other));
+    if !key.contains('/') || all().any(|known| known == key) {
+        return None;
+    }
+    slip(key, all())
 }
 
 /// A condition, asked by our names.

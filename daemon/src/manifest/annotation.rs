@@ -14,11 +14,12 @@ use super::alias;
 use super::finding::{Subject, likely, quoted};
 use super::item;
 
-/// Prefix of our annotations.
-const OURS: &str = "headstart.dev/";
+/// Prefixes of our annotations and of Luna's.
+const PREFIXES: [&str; 3] = ["headstart.dev/", "node.elotl.co/", "pod.elotl.co/"];
 
 const MODELS: &str = "headstart.dev/models";
 const IMAGES: &str = "headstart.dev/images";
+const GPU_SKUS: &str = "headstart.dev/gpu-skus";
 const IGNORE: &str = "headstart.dev/ignore";
 const DO_NOT_EVICT: &str = "headstart.dev/do-not-evict";
 pub(crate) const GROUP: &str = "headstart.dev/group";
@@ -29,10 +30,7 @@ pub(crate) const GROUP_SAME: &str = "headstart.dev/group-same";
 const KNOWN: [(&str, Option<&str>); 14] = [
     (MODELS, None),
     (IMAGES, None),
-    (
-        "headstart.dev/gpu-skus",
-        Some("node.elotl.co/instance-gpu-skus"),
-    ),
+    (GPU_SKUS, Some("node.elotl.co/instance-gpu-skus")),
     (
         "headstart.dev/max-gpus",
         Some("node.elotl.co/instance-max-gpus"),
@@ -76,14 +74,15 @@ pub(crate) struct Annotations<'a> {
     levels: Vec<(&'a BTreeMap<String, String>, Subject<'a>)>,
     /// Which of them are the pod's own.
     own: usize,
-    models_from: Models,
+    /// Whose word counts about models and GPUs.
+    accelerators: Heard,
 }
 
-/// Whose annotations name models.
+/// Whose annotations count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Models {
-    Anybody,
-    PodOnly,
+enum Heard {
+    OfAll,
+    OfPod,
 }
 
 /// The value of an annotation, with the name under which it was given.
@@ -98,7 +97,7 @@ impl<'a> Annotations<'a> {
         Self {
             levels: Vec::new(),
             own: 0,
-            models_from: Models::Anybody,
+            accelerators: Heard::OfAll,
         }
     }
 
@@ -132,7 +131,11 @@ impl<'a> Annotations<'a> {
     }
 
     fn find(&self, ours: &str) -> Option<Given<'a>> {
-        find(&self.levels, ours)
+        let levels = match self.accelerators {
+            Heard::OfPod if [MODELS, GPU_SKUS].contains(&ours) => self.own,
+            _ => self.levels.len(),
+        };
+        find(&self.levels[..levels], ours)
     }
 
     /// The value of one of our annotations, with its place.
@@ -140,18 +143,22 @@ impl<'a> Annotations<'a> {
         self.find(ours).map(|given| (given.value, given.subject))
     }
 
-    /// Lets only the pod's own annotations name models: its owner's are for other pods.
-    pub(crate) fn forget_models_of_owner(&mut self) {
-        self.models_from = Models::PodOnly;
+    /// Lets only the pod's own annotations name models and GPUs: its owner's are for other pods.
+    pub(crate) fn without_accelerators_of_owner(&mut self) {
+        self.accelerators = Heard::OfPod;
     }
 
-    /// Notes what starts like one of ours and is none.
+    /// Notes what starts like one of ours or Luna's and is none.
     pub(crate) fn note_unknown(&self) {
+        let names = || {
+            let aliases = KNOWN.iter().filter_map(|(_, theirs)| *theirs);
+            KNOWN.iter().map(|(ours, _)| *ours).chain(aliases)
+        };
         for (level, subject) in &self.levels {
-            for key in level.keys().filter(|key| key.starts_with(OURS)) {
-                if !KNOWN.iter().any(|(name, _)| name == key) {
-                    let names = KNOWN.iter().map(|(name, _)| *name);
-                    let hint = likely(key, names)
+            let like_ours = |key: &&String| PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+            for key in level.keys().filter(like_ours) {
+                if !names().any(|name| name == key) {
+                    let hint = likely(key, names())
                         .map_or(String::new(), |meant| format!("; did you mean {meant}?"));
                     let at = subject.at(quoted(key).trim_matches('"'));
                     at.note(format!("is no annotation that Headstart knows{hint}"));
@@ -190,11 +197,7 @@ impl<'a> Annotations<'a> {
 
     /// Models that are named; `None` where none are, so that they may be recognised otherwise.
     pub(crate) fn models(&self) -> Option<Vec<Item>> {
-        let levels = match self.models_from {
-            Models::Anybody => self.levels.len(),
-            Models::PodOnly => self.own,
-        };
-        let given = find(&self.levels[..levels], MODELS)?;
+        let given = self.find(MODELS)?;
         Some(given.items(item::model))
     }
 
@@ -213,7 +216,7 @@ impl<'a> Annotations<'a> {
             })
         };
         Wants {
-            gpu_skus: list("headstart.dev/gpu-skus", sku),
+            gpu_skus: list(GPU_SKUS, sku),
             max_gpus: self.find("headstart.dev/max-gpus").and_then(|given| {
                 let read = given.value.trim().parse().ok();
                 let found = quoted(given.value);

@@ -114,11 +114,6 @@ impl Findings {
         }
     }
 
-    /// Whether nothing is wrong so far.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.0.borrow().problems.is_empty()
-    }
-
     /// Problems and notes, by place.
     pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<Note>) {
         let Gathered {
@@ -128,7 +123,7 @@ impl Findings {
         } = self.0.into_inner();
         for (kind, (count, place)) in skipped {
             let text = match count {
-                1 => format!("{kind} is not read: it does not decide where pods run"),
+                1 => format!("{kind} is not read"),
                 _ => format!("{kind} ({count} objects, this is one) is not read"),
             };
             notes.extend(place.map(|place| Note {
@@ -212,6 +207,12 @@ pub(crate) fn likely<'k>(found: &str, known: impl IntoIterator<Item = &'k str>) 
     let near = |name: &&str| distance(&found.to_lowercase(), &name.to_lowercase());
     let best = known.into_iter().min_by_key(near)?;
     (near(&best) <= 1 + found.len() / 4).then_some(best)
+}
+
+/// The one of `known` that `found` is a slip of the pen for: at most two letters away.
+pub(crate) fn slip<'k>(found: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let near = |name: &&str| found.len() <= 64 && (1..=2).contains(&distance(found, name));
+    known.into_iter().find(near)
 }
 
 /// How many letters must be changed, added or taken away.

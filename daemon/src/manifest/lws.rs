@@ -2,6 +2,8 @@
 //!
 //! Source: `leaderworkerset.x-k8s.io/v1` and `jobset.x-k8s.io/v1alpha2`, their labels and annotations.
 
+use std::collections::BTreeMap;
+
 use headstart_core::pod::{GROUP_ROLE, ObjectKey};
 use k8s_openapi::api::batch::v1::JobTemplateSpec;
 use k8s_openapi::api::core::v1 as core;
@@ -16,7 +18,7 @@ use super::gang::Membership;
 use super::object::Placed;
 use super::recognise;
 use super::shape::Template;
-use super::workload::{Maker, Wanted, key, own_annotations};
+use super::workload::{MOST_PODS, Maker, Wanted, key, own_annotations};
 
 const NAME: &str = "leaderworkerset.sigs.k8s.io/name";
 const GROUP_INDEX: &str = "leaderworkerset.sigs.k8s.io/group-index";
@@ -142,20 +144,18 @@ impl<'a> Maker<'a> {
             worker.models = named(&leader);
         }
         let same = self.topology(set, template, size, subject);
+        let each = workers + 1;
+        if replicas.saturating_mul(each) > MOST_PODS {
+            let at = subject.at("spec.replicas");
+            return at.problem(format!(
+                "is {replicas}, each of {each} pods: more than {MOST_PODS} in all; lower it"
+            ));
+        }
+        let live = presence(&existing);
+        let nobody = Presence::default();
         for group in 0..replicas {
-            let label = |pod: &core::Pod| pod.metadata.labels.as_ref()?.get(GROUP_INDEX).cloned();
             let number = group.to_string();
-            let there = existing
-                .iter()
-                .filter(|pod| label(pod) == Some(number.clone()));
-            let is_leader = |pod: &&&core::Pod| {
-                let labels = pod.metadata.labels.as_ref();
-                let index =
-                    labels.and_then(|all| all.get("leaderworkerset.sigs.k8s.io/worker-index"));
-                index.is_some_and(|index| index == "0")
-            };
-            let leaders = there.clone().filter(is_leader).count();
-            let others = there.count() - leaders;
+            let there = live.get(number.as_str()).unwrap_or(&nobody);
             let name = format!("{}-{group}", placed.name);
             let membership = Membership {
                 key: ObjectKey::new(&placed.namespace, &name),
@@ -163,8 +163,8 @@ impl<'a> Maker<'a> {
                 same: same.clone(),
             };
             let roles = [
-                ("leader", &leader, 1, leaders, 0),
-                ("worker", &worker, workers, others, 1),
+                ("leader", &leader, 1, there.leaders, 0),
+                ("worker", &worker, workers, there.workers, 1),
             ];
             for (role, template, count, existing, first) in roles {
                 if count == 0 {
@@ -183,7 +183,7 @@ impl<'a> Maker<'a> {
                     template.labels.insert(key.to_owned(), value.to_owned());
                 }
                 if let Some(same) = &same {
-                    keep_apart(&mut template, &name, same);
+                    keep_apart(&mut template, there.key.unwrap_or(&name), same);
                 }
                 let wanted = Wanted {
                     replicas: count,
@@ -299,6 +299,34 @@ impl<'a> Maker<'a> {
         };
         self.make(&template, &wanted, &[], None);
     }
+}
+
+/// Which pods of one group are there.
+#[derive(Clone, Debug, Default)]
+struct Presence<'a> {
+    leaders: usize,
+    workers: usize,
+    /// The key by which the controller keeps groups apart.
+    key: Option<&'a str>,
+}
+
+/// Which pods are there, by the number of their group.
+fn presence<'a>(pods: &[&'a core::Pod]) -> BTreeMap<&'a str, Presence<'a>> {
+    let mut groups: BTreeMap<&str, Presence<'_>> = BTreeMap::new();
+    for pod in pods {
+        let labels = pod.metadata.labels.as_ref();
+        let label = |key: &str| labels.and_then(|all| all.get(key)).map(String::as_str);
+        let Some(number) = label(GROUP_INDEX) else {
+            continue;
+        };
+        let group = groups.entry(number).or_default();
+        match label("leaderworkerset.sigs.k8s.io/worker-index") {
+            Some("0") => group.leaders += 1,
+            _ => group.workers += 1,
+        }
+        group.key = group.key.or(label(GROUP_KEY));
+    }
+    groups
 }
 
 /// A group shares one domain and no other group is there, as the controller's webhook asks for it.

@@ -126,7 +126,7 @@ fn member(
     if *kind == "RayCluster" {
         match owned.models.get(&role) {
             Some(models) if !models.is_empty() => template.models.clone_from(models),
-            _ => template.annotations.forget_models_of_owner(),
+            _ => template.annotations.without_accelerators_of_owner(),
         }
     }
     template.labels.insert(GROUP_ROLE.to_owned(), role);

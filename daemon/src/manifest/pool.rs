@@ -103,6 +103,7 @@ fn requirements(written: &api::NodePoolSpec, subject: &Subject<'_>) -> Vec<PoolR
         let at = subject.at("requirements").nth(index);
         let operator = format!("{:?}", asked.operator);
         let read = select::expression(&asked.key, &operator, &asked.values, &operators, &at);
+        select::note_slip(&asked.key, &at.at("key"));
         if asked.min_values == Some(0) {
             at.at("minValues")
                 .problem("is 0; write 1 or more, or leave it away");

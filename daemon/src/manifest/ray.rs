@@ -444,7 +444,7 @@ impl<'a> Maker<'a> {
             if loads {
                 template.models.clone_from(&cluster.models);
             } else {
-                template.annotations.forget_models_of_owner();
+                template.annotations.without_accelerators_of_owner();
             }
         }
     }

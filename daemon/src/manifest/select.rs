@@ -41,10 +41,11 @@ pub(crate) fn node_term(term: &core::NodeSelectorTerm, subject: &Subject<'_>) ->
         read.collect::<Vec<_>>()
     };
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let mut all: Vec<Expression> = read(expressions, "matchExpressions", &operators)
-        .into_iter()
-        .map(alias::expression)
-        .collect();
+    let expressions = read(expressions, "matchExpressions", &operators);
+    for expression in &expressions {
+        note_slip(&expression.key, &subject.at("matchExpressions"));
+    }
+    let mut all: Vec<Expression> = expressions.into_iter().map(alias::expression).collect();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     for (index, mut field) in read(fields, "matchFields", &["In", "NotIn"])
         .into_iter()
@@ -159,6 +160,16 @@ pub(crate) fn effect(found: &str, subject: &Subject<'_>) -> Option<Effect> {
         unknown(found, &effects.map(|(name, _)| name), subject);
     }
     effect.map(|(_, effect)| *effect)
+}
+
+/// Notes a key that looks like a well-known label and is none.
+pub(crate) fn note_slip(key: &str, subject: &Subject<'_>) {
+    if let Some(meant) = alias::meant(key) {
+        let key = quoted(key);
+        subject.note(format!(
+            "{key} is no well-known label; did you mean {meant}?"
+        ));
+    }
 }
 
 /// Labels that are asked of a node, by our names.

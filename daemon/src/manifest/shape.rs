@@ -56,6 +56,9 @@ pub(crate) fn of(template: &Template<'_>, cluster: &Cluster<'_>) -> Shape {
     let scheduling = runtime.and_then(|runtime| runtime.scheduling.as_ref());
     let selector = scheduling.and_then(|scheduling| scheduling.node_selector.as_ref());
     let selector = spec.node_selector.iter().chain(selector).flatten();
+    for key in spec.node_selector.iter().flatten().map(|(key, _)| key) {
+        select::note_slip(key, &subject.at("nodeSelector"));
+    }
     let tolerations = spec.tolerations.iter().flatten();
     let tolerations = tolerations
         .chain(

@@ -11,6 +11,7 @@ mod annotations;
 mod faults;
 mod hostile;
 mod models;
+mod nodes;
 mod pods;
 
 pub(super) const RAY_SERVICE: &str = include_str!("../../tests/manifests/rayservice-vllm.yaml");

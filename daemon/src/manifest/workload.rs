@@ -23,7 +23,7 @@ use super::select;
 use super::shape::{self, Template};
 
 /// Most pods that all files together may ask for.
-const MOST_PODS: usize = 200_000;
+pub(crate) const MOST_PODS: usize = 200_000;
 
 /// What a workload says about pods that exist already.
 #[derive(Clone)]

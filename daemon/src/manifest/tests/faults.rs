@@ -53,7 +53,7 @@ fn an_old_api_version_of_a_kind_we_read_is_an_error_and_another_kind_is_a_note()
     notes(
         "apiVersion: karpenter.sh/v1\nkind: NodePool\nmetadata: {name: p}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: t}\n---\napiVersion: batch/v1\nkind: CronJob\nmetadata: {name: nightly}\nspec: {schedule: '@daily', jobTemplate: {}}\n",
         &expect![[r#"
-            a.yaml, document 1, NodePool p: karpenter.sh/v1/NodePool is not read: it does not decide where pods run
+            a.yaml, document 1, NodePool p: karpenter.sh/v1/NodePool is not read
             a.yaml, document 2, Secret default/s: v1/Secret (2 objects, this is one) is not read
             a.yaml, document 4, CronJob default/nightly: is left out: nobody knows here when it runs; plan for its Job
         "#]],
@@ -197,6 +197,11 @@ kind: LeaderWorkerSet
 metadata: {name: l}
 spec: {leaderWorkerTemplate: {size: 0, workerTemplate: {spec: {containers: [{name: c}]}}}}
 ---
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+metadata: {name: many}
+spec: {replicas: 2147483647, leaderWorkerTemplate: {size: 10000, workerTemplate: {spec: {containers: [{name: c}]}}}}
+---
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -224,10 +229,11 @@ spec: {selector: {}, template: {}}
             a.yaml, document 3, RayService default/r: spec.serveConfigV2: is not YAML that can be read (line 1): unclosed bracket '['
             a.yaml, document 4, RayCluster default/none: spec: is missing; describe the cluster
             a.yaml, document 5, LeaderWorkerSet default/l: spec.leaderWorkerTemplate.size: is 0; write a number from 1 to 10000
-            a.yaml, document 6, Job default/j: metadata.annotations.headstart.dev/group: is ""; write a name of letters, digits, '-' and '.'
-            a.yaml, document 6, Job default/j: metadata.annotations.kai.scheduler/batch-min-member: is "0"; write 1 or more
-            a.yaml, document 7, Node n1: status.allocatable: is missing; say what pods can have of the node
-            a.yaml, document 8, Deployment default/a: is there already (a.yaml, document 1); keep one of them
+            a.yaml, document 6, LeaderWorkerSet default/many: spec.replicas: is 2147483647, each of 10000 pods: more than 200000 in all; lower it
+            a.yaml, document 7, Job default/j: metadata.annotations.headstart.dev/group: is ""; write a name of letters, digits, '-' and '.'
+            a.yaml, document 7, Job default/j: metadata.annotations.kai.scheduler/batch-min-member: is "0"; write 1 or more
+            a.yaml, document 8, Node n1: status.allocatable: is missing; say what pods can have of the node
+            a.yaml, document 9, Deployment default/a: is there already (a.yaml, document 1); keep one of them
         "#]],
     );
 }

@@ -596,3 +596,134 @@ fn typed_lists_json_and_arrays_are_unfolded() {
         assert!(snapshot(empty).pods.is_empty(), "{empty:?}");
     }
 }
+
+#[test]
+fn a_slip_in_a_well_known_label_is_noted_with_what_was_meant() {
+    let yaml = pod(
+        "nodeSelector: {kubernets.io/arch: amd64, topology.kubernetes.io/rack: r, kubernetes.io/os: linux}\naffinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: karpenter.sh/capacity-typ, operator: Exists}]}]}}}\ncontainers: [{name: c}]",
+        "",
+    );
+    notes(
+        &yaml,
+        &expect![[r#"
+        a.yaml, document 1, Pod default/p: spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions: "karpenter.sh/capacity-typ" is no well-known label; did you mean karpenter.sh/capacity-type?
+        a.yaml, document 1, Pod default/p: spec.nodeSelector: "kubernets.io/arch" is no well-known label; did you mean kubernetes.io/arch?
+    "#]],
+    );
+}
+
+/// A cluster of the Ray service of the fixture, as KubeRay makes it and Ray's autoscaler grows it.
+const RAY_CLUSTER: &str = r#"
+---
+apiVersion: ray.io/v1
+kind: RayCluster
+metadata:
+  name: phi3-raycluster-x
+  namespace: serving
+  labels: {ray.io/originated-from-crd: RayService, ray.io/originated-from-cr-name: phi3}
+  ownerReferences: [{apiVersion: ray.io/v1, kind: RayService, name: phi3, uid: u, controller: true}]
+spec:
+  enableInTreeAutoscaling: true
+  headGroupSpec: {template: {spec: {containers: [{name: h}]}}}
+  workerGroupSpecs:
+  - {groupName: gpu, replicas: 3, minReplicas: 1, template: {spec: {containers: [{name: c, resources: {limits: {nvidia.com/gpu: 1}}}]}}}
+"#;
+
+#[test]
+fn a_ray_cluster_that_exists_is_planned_in_place_of_its_services_specification() {
+    let snapshot = snapshot(&(RAY_SERVICE.to_owned() + RAY_CLUSTER));
+    let pods: Vec<String> = snapshot
+        .pods
+        .iter()
+        .map(|pod| {
+            let items = pod.shape.items.iter().map(item);
+            format!("{} {:?}", pod.key.name, items.collect::<Vec<_>>())
+        })
+        .collect();
+    expect![[r#"
+        phi3-raycluster-x-gpu-worker-0 ["hf://microsoft/Phi-3-mini-4k-instruct@main"]
+        phi3-raycluster-x-gpu-worker-1 ["hf://microsoft/Phi-3-mini-4k-instruct@main"]
+        phi3-raycluster-x-gpu-worker-2 ["hf://microsoft/Phi-3-mini-4k-instruct@main"]
+        phi3-raycluster-x-head []
+    "#]]
+    .assert_eq(&lines(&pods));
+    assert_eq!(snapshot.groups.len(), 1);
+    assert_eq!(snapshot.groups[0].minimum["gpu"], 1);
+}
+
+#[test]
+fn what_a_ray_service_says_of_gpus_and_models_is_not_asked_of_its_head() {
+    let annotated = RAY_SERVICE.replace(
+        "  namespace: serving\n",
+        "  namespace: serving\n  annotations: {headstart.dev/gpu-skus: H100, headstart.dev/models: org/other, headstart.dev/max-hourly-cost: \"9\"}\n",
+    );
+    let snapshot = snapshot(&annotated.replace("node.elotl.co/instance-gpu-skus", "a/b"));
+    let [worker, head] = &snapshot.pods[..] else {
+        panic!("{} pods", snapshot.pods.len());
+    };
+    assert!(head.shape.wants.gpu_skus.is_empty());
+    assert_eq!(head.shape.items.len(), 1);
+    assert!(head.shape.wants.max_price.is_some());
+    assert!(worker.shape.wants.gpu_skus.contains("H100"));
+    assert_eq!(item(&worker.shape.items[1]), "hf://org/other@main");
+}
+
+#[test]
+fn a_ray_job_makes_its_cluster_unless_it_is_over_or_runs_on_another() {
+    let job = |spec: &str, status: &str| {
+        let yaml = format!(
+            "apiVersion: ray.io/v1\nkind: RayJob\nmetadata: {{name: batch}}\nspec:\n  entrypoint: python x.py\n  {spec}\n  rayClusterSpec: {{headGroupSpec: {{template: {{spec: {{containers: [{{name: h}}]}}}}}}}}\n{status}"
+        );
+        snapshot(&yaml).pods.len()
+    };
+    assert_eq!(job("shutdownAfterJobFinishes: true", ""), 1);
+    assert_eq!(job("suspend: true", ""), 0);
+    assert_eq!(job("clusterSelector: {ray.io/cluster: c}", ""), 0);
+    assert_eq!(job("a: b", "status: {jobDeploymentStatus: Complete}"), 0);
+}
+
+#[test]
+fn a_leader_worker_set_makes_only_what_it_lacks_and_live_pods_join_their_group() {
+    let live = r#"
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: big-1
+  labels: {leaderworkerset.sigs.k8s.io/name: big, leaderworkerset.sigs.k8s.io/group-index: "1", leaderworkerset.sigs.k8s.io/worker-index: "0", leaderworkerset.sigs.k8s.io/group-key: 5f3a}
+spec: {nodeName: n1, containers: [{name: c}]}
+"#;
+    let snapshot = snapshot(&(LWS.to_owned() + live));
+    let pods: Vec<String> = snapshot
+        .pods
+        .iter()
+        .map(|pod| {
+            let group = pod.shape.group.as_ref().map(ToString::to_string);
+            format!(
+                "{} {group:?} {} {:?}",
+                pod.key.name,
+                pod.shape.role(),
+                pod.phase
+            )
+        })
+        .collect();
+    expect![[r#"
+        big-0 Some("default/big-0") leader Pending
+        big-0-1 Some("default/big-0") worker Pending
+        big-1 Some("default/big-1") leader Bound { node: "n1", progress: Running }
+        big-1-1 Some("default/big-1") worker Pending
+    "#]]
+    .assert_eq(&lines(&pods));
+    let apart = &snapshot.pods[0].shape.anti_affinity[0];
+    assert_eq!(apart.topology_key, ZONE);
+    let selector = apart.selector.as_ref().unwrap();
+    assert!(!selector.matches(&snapshot.pods[1].shape.labels));
+    assert!(selector.matches(&snapshot.pods[3].shape.labels));
+    let joins = &snapshot.pods[3].shape.anti_affinity[0].selector;
+    assert!(
+        !joins
+            .as_ref()
+            .unwrap()
+            .matches(&snapshot.pods[2].shape.labels)
+    );
+}
