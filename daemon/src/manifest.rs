@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use headstart_core::cache::Inventory;
 use headstart_core::money::Millis;
 use headstart_core::pod::{Group, Pod, Shape};
-use headstart_core::pool::NodePool;
 use headstart_core::snapshot::{PodBudget, Snapshot, Wish};
 
 use self::cluster::Cluster;
@@ -48,6 +47,7 @@ mod shape;
 mod shell;
 mod source;
 mod volume;
+mod window;
 mod workload;
 
 /// What manifests say, ready to be planned with.
@@ -58,7 +58,7 @@ pub(crate) struct Manifests {
     daemons: Vec<Shape>,
     nodes: Vec<node::Seen>,
     inventories: BTreeMap<String, Inventory>,
-    pools: Vec<NodePool>,
+    pools: Vec<pool::Read>,
     pod_budgets: Vec<PodBudget>,
     wishes: Vec<Wish>,
     notes: Vec<Note>,
@@ -136,7 +136,7 @@ impl Manifests {
             daemons: self.daemons,
             nodes: self.nodes.into_iter().map(|node| node.at(now)).collect(),
             inventories: self.inventories,
-            pools: self.pools,
+            pools: self.pools.into_iter().map(|pool| pool.at(now)).collect(),
             pod_budgets: self.pod_budgets,
             wishes: self.wishes,
             ..Snapshot::default()

@@ -32,7 +32,11 @@ fn one(
     // Without a selector it selects nothing.
     let selector = spec.selector.as_ref()?;
     let selector = select::label_selector(selector, &subject.at("spec.selector"));
+    // What `kubectl create --dry-run` prints has a status of zeros that nobody counted.
     let counted = placed.object.status.as_ref();
+    let counted = counted.filter(|status| {
+        status.observed_generation.is_some() || status.expected_pods.unwrap_or(0) > 0
+    });
     let allowed = match counted {
         Some(status) => status
             .disruptions_allowed

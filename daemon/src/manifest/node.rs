@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_core::amount::{NVIDIA_GPU, Resources};
+use headstart_core::amount::{self, NVIDIA_GPU, Resources};
 use headstart_core::label::{self, Labels, Taint};
 use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeDisruption, NodeState};
@@ -18,7 +18,7 @@ use super::alias;
 use super::finding::{Findings, Subject};
 use super::object::{Objects, Placed};
 use super::pods::{created, labels};
-use super::{requests, select};
+use super::{pool, requests, select};
 
 /// For how long a node may take to become ready; after that it is broken. Karpenter's time for
 /// registration.
@@ -77,7 +77,7 @@ enum Readiness {
 }
 
 /// All nodes.
-pub(crate) fn all(objects: &Objects, pools: &[NodePool], findings: &Findings) -> Vec<Seen> {
+pub(crate) fn all(objects: &Objects, pools: &[pool::Read], findings: &Findings) -> Vec<Seen> {
     let limits: BTreeMap<&str, BTreeMap<String, u32>> = objects
         .csi_nodes
         .iter()
@@ -105,7 +105,7 @@ pub(crate) fn all(objects: &Objects, pools: &[NodePool], findings: &Findings) ->
 fn one(
     placed: &Placed<core::Node>,
     volume_limits: BTreeMap<String, u32>,
-    pools: &[NodePool],
+    pools: &[pool::Read],
     subject: &Subject<'_>,
 ) -> Option<Seen> {
     let nothing = core::NodeSpec::default();
@@ -122,15 +122,18 @@ fn one(
             .problem("is missing; say what pods can have of the node");
         return None;
     };
-    let allocatable = requests::amounts(amounts, &subject.at(field));
+    let mut allocatable = requests::amounts(amounts, &subject.at(field));
+    if allocatable.iter().all(|(name, _)| name != amount::PODS) {
+        // The kubelet's own default, for a node that somebody wrote down.
+        allocatable.set(amount::PODS, 110);
+    }
     let mut labels = labels(metadata);
     alias::add_ours(&mut labels);
     let hostname = labels.entry(label::HOSTNAME.to_owned());
     hostname.or_insert_with(|| placed.name.clone());
     let pool = labels.get(label::NODE_POOL).cloned();
-    let of_pool = pools
-        .iter()
-        .find(|known| Some(&known.name) == pool.as_ref());
+    let mut pools = pools.iter().map(|read| &read.pool);
+    let of_pool = pools.find(|known| Some(&known.name) == pool.as_ref());
     let initialised = INITIALISED
         .iter()
         .any(|key| labels.get(*key).is_some_and(|value| value == "true"));
@@ -165,7 +168,7 @@ fn one(
         node: Node {
             name: placed.name.clone(),
             offering: offering(&labels),
-            pool: pool.filter(|pool| pools.iter().any(|known| known.name == *pool)),
+            pool: of_pool.map(|pool| pool.name.clone()),
             labels,
             taints,
             startup_taints,

@@ -175,6 +175,11 @@ impl Objects {
                     .at("apiVersion")
                     .problem(wrong_version(found, group, versions));
             }
+            let kinds = KINDS.iter().filter(|known| known.0 == group);
+            if let Some(meant) = likely(&kind, kinds.map(|known| known.2)) {
+                let at = subject.at("kind");
+                at.note(format!("is no kind that is read; did you mean {meant}?"));
+            }
             return findings.skip(
                 &format!("{}/{}", cut(text("apiVersion")), cut(&kind)),
                 &place,

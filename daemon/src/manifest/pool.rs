@@ -10,16 +10,70 @@ use headstart_core::pool::{
 };
 
 use super::annotation::{family, sku};
-use super::finding::{Findings, Subject, quoted};
+use super::finding::{Findings, Subject};
 use super::object::Placed;
+use super::window::Window;
 use super::{alias, select};
 use crate::api::{self, Amount, BudgetReason, CountOrPercent, Expiry, GpuSharing};
 
+/// A pool, and when each of its disruption budgets holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Read {
+    pub(crate) pool: NodePool,
+    /// One for each budget; `None` holds always.
+    windows: Vec<Option<Window>>,
+}
+
 /// All pools.
-pub(crate) fn all(placed: &[Placed<api::NodePool>], findings: &Findings) -> Vec<NodePool> {
+pub(crate) fn all(placed: &[Placed<api::NodePool>], findings: &Findings) -> Vec<Read> {
     let pools = placed.iter();
     pools
-        .map(|pool| one(pool, &findings.about(&pool.place)))
+        .map(|pool| {
+            let subject = findings.about(&pool.place);
+            Read {
+                pool: one(pool, &subject),
+                windows: windows(&pool.object.spec, &subject.at("spec.disruption.budgets")),
+            }
+        })
+        .collect()
+}
+
+impl Read {
+    /// The pool as it is at `now`: without the budgets that do not hold.
+    pub(crate) fn at(self, now: Millis) -> NodePool {
+        let Self { mut pool, windows } = self;
+        let mut windows = windows.into_iter();
+        let holds = |_: &Budget| {
+            let window = windows.next().flatten();
+            window.is_none_or(|window| window.is_open(now))
+        };
+        pool.disruption.budgets.retain(holds);
+        pool
+    }
+}
+
+fn windows(written: &api::NodePoolSpec, subject: &Subject<'_>) -> Vec<Option<Window>> {
+    let budgets = written.disruption.budgets.iter().flatten().enumerate();
+    budgets
+        .map(|(index, budget)| {
+            let at = subject.nth(index);
+            match (&budget.schedule, budget.duration) {
+                (None, None) => None,
+                (Some(schedule), Some(duration)) => {
+                    at.at("schedule").ok(Window::new(schedule, duration.0))
+                }
+                (Some(_), None) => {
+                    at.at("duration")
+                        .problem("is missing; say how long the budget holds then");
+                    None
+                }
+                (None, Some(_)) => {
+                    at.at("schedule")
+                        .problem("is missing; say when the budget begins to hold");
+                    None
+                }
+            }
+        })
         .collect()
 }
 
@@ -212,25 +266,12 @@ fn disruption(written: &api::NodePoolSpec, subject: &Subject<'_>) -> PoolDisrupt
             Some(Expiry::Never) | None => None,
         },
         budgets: budgets.map_or(defaults.budgets, |budgets| {
-            let budgets = budgets.iter().enumerate();
-            budgets
-                .map(|(index, budget)| self::budget(budget, &subject.at("budgets").nth(index)))
-                .collect()
+            budgets.iter().map(self::budget).collect()
         }),
     }
 }
 
-fn budget(written: &api::Budget, subject: &Subject<'_>) -> Budget {
-    if let Some(schedule) = &written.schedule {
-        subject.at("schedule").problem(format!(
-            "is {}, and windows are not understood yet; leave schedule and duration away, so that the budget always holds",
-            quoted(schedule)
-        ));
-    } else if written.duration.is_some() {
-        subject
-            .at("duration")
-            .problem("has no schedule; leave it away");
-    }
+fn budget(written: &api::Budget) -> Budget {
     Budget {
         nodes: match written.nodes {
             CountOrPercent::Count(count) => BudgetSize::Count(count),

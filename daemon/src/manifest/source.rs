@@ -110,8 +110,8 @@ impl fmt::Display for InvalidYaml {
 pub(crate) fn yaml(text: &str) -> Result<Value, InvalidYaml> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_events: 16_000_000,
-            max_nodes: 8_000_000,
+            max_events: 64_000_000,
+            max_nodes: 32_000_000,
             max_total_scalar_bytes: MAX_BYTES,
             max_recorded_anchor_events: MAX_ALIASED,
             max_depth: MAX_DEPTH,

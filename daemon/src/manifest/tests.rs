@@ -413,6 +413,20 @@ fn a_young_node_starts_with_the_gpus_its_labels_promise_and_without_taints_that_
 }
 
 #[test]
+fn a_disruption_budget_counts_only_while_its_window_is_open() {
+    let pool = "apiVersion: headstart.dev/v1alpha1\nkind: NodePool\nmetadata: {name: p}\nspec: {disruption: {budgets: [{nodes: 0, schedule: '0 9 * * *', duration: 8h}, {nodes: 2}]}}\n";
+    let budgets = |hour: u64| {
+        let now = Millis::from_secs(20_000 * 86_400 + hour * 3600);
+        let pools = read_one(pool).unwrap().into_snapshot(now).pools;
+        pools[0].disruption.budgets.len()
+    };
+    assert_eq!(
+        (budgets(8), budgets(9), budgets(16), budgets(17)),
+        (1, 2, 2, 1)
+    );
+}
+
+#[test]
 fn the_order_of_files_changes_nothing() {
     let files = [
         ("a", RAY_SERVICE),

@@ -306,9 +306,11 @@ fn a_node_pool_is_read_strictly_and_says_what_was_meant() {
         "#]],
         ),
         (
-            "{disruption: {budgets: [{nodes: 1, schedule: '0 9 * * *', duration: 8h}]}}",
+            "{disruption: {budgets: [{nodes: 1, schedule: '0 9 * *', duration: 8h}, {nodes: 1, schedule: '@daily'}, {nodes: 1, duration: 1h}]}}",
             expect![[r#"
-                a.yaml, document 1, NodePool p: spec.disruption.budgets[0].schedule: is "0 9 * * *", and windows are not understood yet; leave schedule and duration away, so that the budget always holds
+                a.yaml, document 1, NodePool p: spec.disruption.budgets[0].schedule: is "0 9 * *": it has 4 fields; write five fields such as "0 9 * * mon-fri", in UTC
+                a.yaml, document 1, NodePool p: spec.disruption.budgets[1].duration: is missing; say how long the budget holds then
+                a.yaml, document 1, NodePool p: spec.disruption.budgets[2].schedule: is missing; say when the budget begins to hold
             "#]],
         ),
         (
@@ -393,6 +395,17 @@ fn what_a_kind_has_no_field_for_is_noted() {
         &expect![[r#"
             a.yaml, document 1, Pod default/p: spec.containers[0].resource: is no field of this kind and is ignored
             a.yaml, document 1, Pod default/p: spec.nodeSelektor: is no field of this kind and is ignored
+        "#]],
+    );
+}
+
+#[test]
+fn a_kind_that_is_a_slip_of_the_pen_is_noted_with_what_was_meant() {
+    notes(
+        "apiVersion: apps/v1\nkind: Deploymnet\nmetadata: {name: a}\n",
+        &expect![[r#"
+            a.yaml, document 1, Deploymnet default/a: apps/v1/Deploymnet is not read
+            a.yaml, document 1, Deploymnet default/a: kind: is no kind that is read; did you mean Deployment?
         "#]],
     );
 }
