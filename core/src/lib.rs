@@ -22,3 +22,4 @@ pub mod ranges;
 pub mod ready;
 pub mod reason;
 pub mod snapshot;
+pub mod verify;
