@@ -25,4 +25,5 @@ pub mod ready;
 pub mod reason;
 pub mod snapshot;
 pub mod solve;
+pub mod verify;
 pub mod world;
