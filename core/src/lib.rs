@@ -19,6 +19,7 @@ pub mod pace;
 pub mod plan;
 pub mod pod;
 pub mod pool;
+pub mod prefetch;
 pub mod quantity;
 pub mod ranges;
 pub mod ready;
