@@ -26,6 +26,7 @@ mod bins;
 mod demand;
 mod gang;
 mod limits;
+mod merge;
 mod place;
 mod result;
 mod topology;
@@ -191,6 +192,7 @@ impl<'w> Solver<'w> {
                     },
                     life: pool.map_or(Millis(0), |pool| pool.expected_life),
                     value_of_time: pool.map_or(most_urgent, |pool| pool.value_of_time),
+                    waited: Millis(0),
                     timings: std::cell::RefCell::default(),
                 }),
                 domains,
@@ -261,6 +263,7 @@ impl<'w> Solver<'w> {
                 break;
             }
         }
+        self.merge_special();
         for unit in queue {
             match unit {
                 Unit::Pods(demand, pods) => {
