@@ -65,6 +65,8 @@ pub(crate) struct Solver<'w> {
     journal: Option<gang::Journal<'w>>,
     /// The domain that the group being placed must share.
     within: Option<(topology::Key, u32)>,
+    /// Offerings that no pod is bought, counted by pool; worked out when somebody asks.
+    never_bought: std::cell::OnceCell<Vec<why::Count>>,
     /// Bound members of each group, by role.
     members: BTreeMap<&'w ObjectKey, gang::Members<'w>>,
 }
@@ -140,6 +142,7 @@ impl<'w> Solver<'w> {
             launches: BTreeMap::new(),
             journal: None,
             within: None,
+            never_bought: std::cell::OnceCell::new(),
             members: BTreeMap::new(),
         };
         solver.limits = solver.limits();
