@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) use self::dims::{CPU, Dims, MEMORY, PODS};
-pub(crate) use self::refuse::{NodeTaints, refused_by_wants, unavailable, untolerated};
+pub(crate) use self::refuse::{Machine, NodeTaints, refused_by_wants, unavailable, untolerated};
 use self::refuse::{PoolLabels, cheapest_on_demand, refused_by_pool, undiscounted};
 use crate::bits::Bits;
 use crate::label::{self, Expression, Labels, Term};
@@ -265,6 +265,10 @@ impl Market {
         &self.types[self.candidates[c].kind]
     }
 
+    pub(crate) fn machine(&self, c: usize) -> Machine<'_> {
+        Machine::of_offering(self.kind(c), self.offering(c))
+    }
+
     pub(crate) fn tiers(&self) -> &[Bits] {
         &self.tiers
     }
@@ -352,8 +356,7 @@ impl Market {
             let allowed: Vec<usize> = mask
                 .iter()
                 .filter(|c| {
-                    refused_by_wants(&shape.wants, self.kind(*c), self.offering(*c), Origin::Pod)
-                        .is_some()
+                    refused_by_wants(&shape.wants, &self.machine(*c), Origin::Pod).is_some()
                 })
                 .collect();
             allowed.into_iter().for_each(|c| mask.remove(c));

@@ -153,8 +153,19 @@ impl<'w> Solver<'w> {
     /// Makes a bin of every node, and counts the pods that are bound.
     fn fill(&mut self, owners: &std::collections::HashMap<ShapeId, Vec<usize>>) {
         let world = self.world;
-        let mut counted: std::collections::HashMap<ShapeId, Vec<usize>> =
-            std::collections::HashMap::new();
+        // What bound pods of each shape count for; nothing, for most.
+        let relations: Vec<Option<(Vec<usize>, Vec<usize>)>> = world
+            .shapes
+            .iter()
+            .enumerate()
+            .map(|(id, shape)| {
+                let counting = self.topology.counting(shape);
+                let owned = owners.get(&id).cloned().unwrap_or_default();
+                (!counting.is_empty() || !owned.is_empty() || shape.group.is_some())
+                    .then_some((counting, owned))
+            })
+            .collect();
+        let mut by_class: Vec<Option<Vec<u32>>> = vec![None; world.classes.len()];
         let most_urgent = world
             .market
             .pools
@@ -170,22 +181,31 @@ impl<'w> Solver<'w> {
                 .and_then(|name| world.market.pools.iter().find(|pool| pool.name == *name));
             let standby = matches!(node.state, NodeState::Standby { .. });
             let b = self.bins.len();
-            let mut domains = self.domains(b);
-            for (key, domain) in domains.iter_mut().enumerate().skip(1) {
-                let name = self.topology.keys[key].name.clone();
-                if let Some(value) = world.classes[slot.class].labels.get(&name) {
-                    *domain = self.topology.domain(key, value, &world.market);
+            let mut domains = match &by_class[slot.class] {
+                Some(domains) => Vec::clone(domains),
+                None => {
+                    let mut domains = self.domains(b);
+                    for (key, domain) in domains.iter_mut().enumerate().skip(1) {
+                        let name = self.topology.keys[key].name.clone();
+                        if let Some(value) = world.classes[slot.class].labels.get(&name) {
+                            *domain = self.topology.domain(key, value, &world.market);
+                        }
+                    }
+                    by_class[slot.class] = Some(domains.clone());
+                    domains
                 }
-            }
+            };
+            domains[topology::HOST] = b as u32;
             let claims = slot
-                .pods
-                .keys()
+                .attached
+                .iter()
                 .flat_map(|shape| &world.shapes[*shape].volumes);
             let mut bin = Bin {
                 kind: Kind::Existing(Existing {
                     node,
                     class: slot.class,
                     host: host_of(node),
+                    machine: std::cell::OnceCell::new(),
                     inventory: world.believed(node),
                     boot: bins::boot_of(node, world.now, world.policy.priors.gpu_boot),
                     price: if standby {
@@ -209,9 +229,9 @@ impl<'w> Solver<'w> {
             bin.claims.sort_unstable();
             bin.claims.dedup();
             for (shape, bound) in &slot.pods {
-                if bound.live == 0 {
+                let (Some((counting, owned)), 1..) = (&relations[*shape], bound.live) else {
                     continue;
-                }
+                };
                 if let Some(group) = &world.shapes[*shape].group {
                     let members = self.members.entry(group).or_default();
                     *members
@@ -219,13 +239,6 @@ impl<'w> Solver<'w> {
                         .entry(world.shapes[*shape].role())
                         .or_default() += bound.live;
                     members.bins.push(b);
-                }
-                let counting = counted
-                    .entry(*shape)
-                    .or_insert_with(|| self.topology.counting(&world.shapes[*shape]));
-                let owned = owners.get(shape).map_or(&[][..], Vec::as_slice);
-                if counting.is_empty() && owned.is_empty() {
-                    continue;
                 }
                 let place = topology::Place {
                     domains: &bin.domains,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::label::{self, Effect, Labels, Taint, Toleration};
 use crate::money::{HourlyPrice, Millis};
+use crate::node::Node;
 use crate::offer::{Availability, CapacityType, InstanceType, Offering};
 use crate::pod::Wants;
 use crate::pool::{NodePool, PoolState};
@@ -81,18 +82,100 @@ pub(super) fn refused_by_pool(
             });
         }
     }
-    refused_by_wants(&pool.wants, kind, offering, Origin::Pool)
+    refused_by_wants(
+        &pool.wants,
+        &Machine::of_offering(kind, offering),
+        Origin::Pool,
+    )
 }
 
-/// Why an offering is not what was asked for, if so.
+/// What annotations ask about: a type that could be bought, or a node as far as anything is known.
+#[derive(Clone, Default)]
+pub(crate) struct Machine<'a> {
+    pub(crate) name: Option<&'a str>,
+    pub(crate) family: Option<&'a str>,
+    /// `Some(None)`: it has no GPU.
+    pub(crate) sku: Option<Option<&'a str>>,
+    pub(crate) gpus: u32,
+    pub(crate) capacity_type: Option<CapacityType>,
+    pub(crate) price: Option<HourlyPrice>,
+}
+
+impl<'a> Machine<'a> {
+    pub(crate) fn of_type(kind: &'a InstanceType) -> Self {
+        Self {
+            name: Some(&kind.name),
+            family: Some(&kind.family),
+            sku: Some(kind.gpu.as_ref().map(|gpu| gpu.sku.as_str())),
+            gpus: kind.gpu.as_ref().map_or(0, |gpu| gpu.count),
+            capacity_type: None,
+            price: None,
+        }
+    }
+
+    pub(crate) fn of_offering(kind: &'a InstanceType, offering: &Offering) -> Self {
+        Self {
+            capacity_type: Some(offering.capacity_type),
+            price: Some(offering.price),
+            ..Self::of_type(kind)
+        }
+    }
+
+    /// A node: by its type where that is one of `types`, else by its labels.
+    pub(crate) fn of_node(node: &'a Node, types: &'a [InstanceType]) -> Self {
+        let of = |key: &str| node.labels.get(key).map(String::as_str);
+        let offering = node.offering.as_ref();
+        let name = offering
+            .map(|o| o.instance_type.as_str())
+            .or_else(|| of(label::INSTANCE_TYPE));
+        let labelled = || of(label::CAPACITY_TYPE)?.parse().ok();
+        let capacity_type = offering.map(|o| o.capacity_type).or_else(labelled);
+        if let Some(kind) = name.and_then(|name| types.iter().find(|kind| kind.name == name)) {
+            return Self {
+                capacity_type,
+                price: node.price,
+                ..Self::of_type(kind)
+            };
+        }
+        let mut resources: Vec<&str> = types
+            .iter()
+            .filter_map(|t| Some(t.gpu.as_ref()?.resource.as_str()))
+            .collect();
+        resources.sort_unstable();
+        resources.dedup();
+        let devices: i64 = resources
+            .iter()
+            .map(|gpu| node.allocatable.of(gpu))
+            .fold(0, i64::saturating_add);
+        let gpus = of(label::GPU_COUNT)
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(u32::try_from(devices).unwrap_or(u32::MAX));
+        let sku = match of(label::GPU_SKU) {
+            Some(sku) => Some(Some(sku)),
+            None if gpus == 0 => Some(None),
+            None => None,
+        };
+        Self {
+            name,
+            family: of(label::INSTANCE_FAMILY),
+            sku,
+            gpus,
+            capacity_type,
+            price: node.price,
+        }
+    }
+}
+
+/// Why a machine is not what was asked for, if so. What nobody knows of it is no reason.
 pub(crate) fn refused_by_wants(
     wants: &Wants,
-    kind: &InstanceType,
-    offering: &Offering,
+    machine: &Machine<'_>,
     by: Origin,
 ) -> Option<Rejection> {
-    let sku = kind.gpu.as_ref().map(|gpu| gpu.sku.as_str());
-    if !wants.gpu_skus.is_empty() && !sku.is_some_and(|sku| wants.gpu_skus.contains(sku)) {
+    if !wants.gpu_skus.is_empty()
+        && let Some(sku) = machine.sku
+        && !sku.is_some_and(|sku| wants.gpu_skus.contains(sku))
+    {
         let wanted = wants.gpu_skus.iter().cloned().collect();
         return Some(Rejection::GpuSku {
             found: sku.map(str::to_owned),
@@ -100,45 +183,43 @@ pub(crate) fn refused_by_wants(
             by,
         });
     }
-    let gpus = kind.gpu.as_ref().map_or(0, |gpu| gpu.count);
     if let Some(most) = wants.max_gpus
-        && gpus > most
+        && machine.gpus > most
     {
         return Some(Rejection::GpuCount {
-            found: gpus,
+            found: machine.gpus,
             most,
             by,
         });
     }
-    let found = offering.capacity_type;
-    if !wants.capacity_types.is_empty() && !wants.capacity_types.contains(&found) {
+    if !wants.capacity_types.is_empty()
+        && let Some(found) = machine.capacity_type
+        && !wants.capacity_types.contains(&found)
+    {
         let wanted = wants.capacity_types.iter().copied().collect();
         return Some(Rejection::CapacityType { found, wanted, by });
     }
-    if (!wants.families.is_empty() && !wants.families.contains(&kind.family))
-        || wants.excluded_families.contains(&kind.family)
+    if let Some(family) = machine.family
+        && ((!wants.families.is_empty() && !wants.families.contains(family))
+            || wants.excluded_families.contains(family))
     {
         return Some(Rejection::Family {
-            found: kind.family.clone(),
+            found: family.to_owned(),
             by,
         });
     }
-    if let Some(pattern) = &wants.type_pattern
-        && !pattern.matches(&kind.name)
+    if let (Some(pattern), Some(name)) = (&wants.type_pattern, machine.name)
+        && !pattern.matches(name)
     {
         return Some(Rejection::TypePattern {
             pattern: pattern.as_str().to_owned(),
             by,
         });
     }
-    if let Some(cap) = wants.max_price
-        && offering.price > cap
+    if let (Some(cap), Some(price)) = (wants.max_price, machine.price)
+        && price > cap
     {
-        return Some(Rejection::Price {
-            price: offering.price,
-            cap,
-            by,
-        });
+        return Some(Rejection::Price { price, cap, by });
     }
     None
 }

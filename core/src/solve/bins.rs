@@ -1,17 +1,17 @@
 //! Nodes being filled: those that are there, and those that would be bought.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 use crate::bits::Bits;
 use crate::cache::Inventory;
-use crate::market::{CPU, MEMORY};
+use crate::market::{CPU, MEMORY, Machine, refused_by_wants};
 use crate::money::{HourlyPrice, Millis, Money};
 use crate::node::{Node, NodeState};
 use crate::offer::Boot;
 use crate::pod::{HostPort, ObjectKey};
 use crate::prefetch::Needs;
 use crate::ready::{self, Missing, Priors, Timing};
-use crate::reason::{Rejection, Score};
+use crate::reason::{Origin, Rejection, Score};
 use crate::solve::Solver;
 use crate::solve::demand::{Demand, Level};
 use crate::solve::topology::{HOST, NO_DOMAIN, NodeKind, Place, Topology};
@@ -42,6 +42,8 @@ pub(super) struct Existing<'w> {
     pub(super) node: &'w Node,
     pub(super) class: usize,
     pub(super) host: &'w str,
+    /// What annotations ask about; worked out when one does.
+    pub(super) machine: OnceCell<Machine<'w>>,
     pub(super) inventory: Option<&'w Inventory>,
     pub(super) boot: Boot,
     /// What starting it costs, while nothing waits for it; nothing for a node that is there.
@@ -63,6 +65,8 @@ pub(super) struct New<'w> {
     /// The one it would become now.
     pub(super) best: usize,
     pub(super) score: Money,
+    /// Numbers of the sets of items that its pods start with.
+    pub(super) sets: Vec<usize>,
     /// What its pods start with, each item once.
     pub(super) needs: Needs<'w>,
     /// Whether one pod has it for itself.
@@ -198,6 +202,13 @@ impl<'w> Solver<'w> {
         if !demand.suits(level, self.world, existing.class, existing.host) {
             return Some(self.unsuitable(demand, level, existing));
         }
+        if !demand.shape.wants.is_empty() {
+            let of_node = || Machine::of_node(existing.node, &self.world.market.types);
+            let machine = existing.machine.get_or_init(of_node);
+            if let Some(why) = refused_by_wants(&demand.shape.wants, machine, Origin::Pod) {
+                return Some(why);
+            }
+        }
         if let Some(port) = clash(&bin.ports, &demand.ports) {
             return Some(Rejection::HostPort { port: port.port });
         }
@@ -250,7 +261,7 @@ impl<'w> Solver<'w> {
         self.topology
             .host_allows(&level.uses, &demand.counted_by, b as u32)
             .ok()?;
-        let missing = if new.needs.covers(&demand.needs) {
+        let missing = if new.sets.contains(&demand.set) || new.needs.covers(&demand.needs) {
             new.needs.all()
         } else {
             let mut needs = new.needs.clone();
@@ -341,7 +352,10 @@ impl<'w> Solver<'w> {
                 .collect();
             if let Kind::New(new) = &mut self.bins[b].kind {
                 (new.best, new.score) = (best, score);
-                new.needs.join(&demand.needs);
+                if !new.sets.contains(&demand.set) {
+                    new.sets.push(demand.set);
+                    new.needs.join(&demand.needs);
+                }
                 new.mask.keep(&level.mask);
                 new.wide.keep(&level.mask);
                 if demand.dedicated.contains(best) {

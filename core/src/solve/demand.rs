@@ -465,14 +465,19 @@ fn eligible(
     }
     let name = topology.keys[key].name.clone();
     let mut known = Vec::new();
+    let mut asked = vec![false; world.classes.len()];
+    let by_host = topology.tallies[tally].names_host();
     for slot in world.slots.values() {
         let Some(node) = &slot.node else { continue };
+        // Nodes of one class differ in their host name only.
+        if !by_host && std::mem::replace(&mut asked[slot.class], true) {
+            continue;
+        }
         let class = &world.classes[slot.class];
         if let Some(value) = class.labels.get(&name)
             && topology.tallies[tally].eligible_at(class, crate::world::host_of(node))
         {
-            let domain = topology.domain(key, value, &world.market) as usize;
-            known.push(domain);
+            known.push(topology.domain(key, value, &world.market) as usize);
         }
     }
     let mut eligible = vec![false; topology.keys[key].masks.len()];

@@ -254,6 +254,7 @@ impl<'w> Solver<'w> {
                 mask,
                 best,
                 score: Money(0),
+                sets: Vec::new(),
                 needs: Needs::default(),
                 exclusive: false,
             }),

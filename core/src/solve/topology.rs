@@ -393,6 +393,14 @@ impl Tally {
         }
     }
 
+    /// Whether it depends on a node's host name which pods are counted.
+    pub(super) fn names_host(&self) -> bool {
+        let host = |term: &Term| term.0.iter().any(|e| e.key == label::HOSTNAME);
+        self.filter.as_ref().is_some_and(|filter| {
+            filter.selector.contains_key(label::HOSTNAME) || filter.affinity.iter().any(host)
+        })
+    }
+
     /// Whether the node's domain counts for the minimum of this spread.
     pub(super) fn eligible_at(&self, class: &Class, host: &str) -> bool {
         self.filter

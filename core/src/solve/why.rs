@@ -119,14 +119,7 @@ impl<'w> Solver<'w> {
             })
         });
         by_label
-            .or_else(|| {
-                refused_by_wants(
-                    &shape.wants,
-                    market.kind(c),
-                    market.offering(c),
-                    Origin::Pod,
-                )
-            })
+            .or_else(|| refused_by_wants(&shape.wants, &market.machine(c), Origin::Pod))
             .or_else(|| {
                 level
                     .preferred()
