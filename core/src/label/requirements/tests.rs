@@ -116,7 +116,8 @@ fn every_pair_of_operators_intersects_to_the_documented_result() {
         Lte 1              & Lte 6              = Lte 1
         Lte 1              & Gte 5              = DoesNotExist
         Lte 1              & Lte 1              = Lte 1
-    "#]].assert_eq(&table);
+    "#]]
+    .assert_eq(&table);
 }
 
 /// Behaviour 2.
