@@ -2,6 +2,7 @@
 
 mod needs;
 
+pub(crate) use needs::is_believable;
 pub use needs::{Needs, missing, trusted};
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::node::{Node, NodeState};
 use crate::offer::{InstanceType, Offering};
 use crate::pod::{Eviction, Group, HostPort, ObjectKey, Phase, Pod, Progress, Shape};
 use crate::pool::NodePool;
+use crate::prefetch::is_believable;
 use crate::snapshot::{Policy, Snapshot};
 
 /// The number of an interned shape.
@@ -209,11 +210,11 @@ impl World {
         self.nominations = nominations;
     }
 
-    /// What the node's agent reported, unless that is too old to be believed.
-    pub(crate) fn fresh_inventory(&self, node: &str) -> Option<&Inventory> {
+    /// What the node's agent reported, if it can be believed.
+    pub(crate) fn believed(&self, node: &Node) -> Option<&Inventory> {
         self.inventories
-            .get(node)
-            .filter(|inventory| self.now - inventory.observed <= self.policy.inventory_age)
+            .get(&node.name)
+            .filter(|inventory| is_believable(inventory, node, self.now, &self.policy))
     }
 
     fn intern(&mut self, shape: &Shape) -> ShapeId {

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use crate::money::Money;
 use crate::pod::ObjectKey;
 use crate::reason::NotServed;
+use crate::solve::Solver;
 use crate::solve::bins::{Bin, Existing, First, Kind};
+use crate::solve::limits::Limit;
 use crate::solve::topology::{HOST, Key, NO_DOMAIN};
-use crate::solve::{Limit, Solver};
 
 /// What was, so that it can be again.
 pub(crate) struct Journal<'w> {
@@ -286,7 +287,10 @@ impl<'w> Solver<'w> {
     fn waiting(&self, existing: &Existing<'w>, bin: &Bin<'w>) -> Money {
         let mut first = First::Pod;
         bin.pods.iter().fold(Money(0), |sum, pod| {
-            let timing = existing.timing(&self.demands[self.pods[*pod].demand].items, self);
+            let timing = existing.timing(
+                &self.demands[self.pods[*pod].demand],
+                &self.world.policy.priors,
+            );
             let score = existing.score(&timing, first);
             first = First::No;
             sum + score.total()
