@@ -282,9 +282,8 @@ impl<'w> Solver<'w> {
                     && self.affordable(*c, Some(new.best))
                     && room(c)
             };
-            if !self.flexible(&new.mask, others) {
-                return None;
-            }
+            let lacking = self.inflexible(&new.mask, others);
+            let able = |c: &usize| able(c) && !lacking.as_ref().is_some_and(|l| l.contains(*c));
             self.cheapest(new.mask.meet(others).filter(able), missing)
         })
     }

@@ -90,15 +90,18 @@ impl Solver<'_> {
         }
     }
 
-    /// Whether enough different types stay possible for pools that ask for a choice.
-    pub(super) fn flexible(&self, mask: &Bits, others: &[&Bits]) -> bool {
+    /// Candidates of pools that ask for a choice and would not have it among `mask` and `others`;
+    /// `None` when no pool asks.
+    pub(super) fn inflexible(&self, mask: &Bits, others: &[&Bits]) -> Option<Bits> {
         let market = &self.world.market;
-        let asks =
-            |pool: &crate::pool::NodePool| pool.requirements.iter().any(|r| r.min_values.is_some());
-        if !market.pools.iter().any(asks) {
-            return true;
+        let mut lacking: Option<Bits> = None;
+        for p in 0..market.pools.len() {
+            if why::too_few(market, p, mask, others).is_some() {
+                let none = || Bits::none(market.len());
+                lacking.get_or_insert_with(none).add(market.of_pool(p));
+            }
         }
-        why::too_few(market, mask, others).is_none()
+        lacking
     }
 }
 

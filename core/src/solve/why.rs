@@ -119,7 +119,21 @@ impl<'w> Solver<'w> {
                     limit,
                 })
             })
-            .or_else(|| too_few(market, &level.mask, &[&self.available]))
+            .or_else(|| {
+                let pool = market.candidates[c].pool;
+                let roomy = self.roomy(demand)?;
+                too_few(market, pool, &level.mask, &[&self.available, &roomy])
+            })
+    }
+
+    /// Candidates with room for one such pod.
+    fn roomy(&self, demand: &Demand<'w>) -> Option<Bits> {
+        let market = &self.world.market;
+        let mut roomy = Bits::all(market.len());
+        for (dim, amount) in &demand.asks {
+            roomy.keep(market.with_room(*dim, *amount)?);
+        }
+        Some(roomy)
     }
 
     fn unaffordable(&self, c: usize) -> Option<Rejection> {
@@ -292,33 +306,31 @@ fn any<'a>(terms: &[Term], label: impl Fn(&str) -> Option<&'a str> + Copy) -> bo
             .any(|t| !t.0.is_empty() && t.0.iter().all(|e| e.matches(label(&e.key))))
 }
 
-/// The first demand for a choice that the candidates left do not meet.
-pub(super) fn too_few(market: &Market, mask: &Bits, others: &[&Bits]) -> Option<Rejection> {
-    for (p, pool) in market.pools.iter().enumerate() {
-        for requirement in &pool.requirements {
-            let Some(wanted) = requirement.min_values else {
-                continue;
-            };
-            let key = &requirement.expression.key;
-            let mut all = others.to_vec();
-            all.push(market.of_pool(p));
-            let mut values: Vec<&str> = mask
-                .meet(&all)
-                .filter_map(|c| market.label(c, key))
-                .collect();
-            values.sort_unstable();
-            values.dedup();
-            let found = values.len() as u32;
-            if found < wanted {
-                return Some(Rejection::MinValues {
-                    key: key.clone(),
-                    wanted,
-                    found,
-                });
-            }
-        }
-    }
-    None
+/// The first demand of pool `p` for a choice that the candidates left do not meet.
+pub(super) fn too_few(
+    market: &Market,
+    p: usize,
+    mask: &Bits,
+    others: &[&Bits],
+) -> Option<Rejection> {
+    market.pools[p].requirements.iter().find_map(|requirement| {
+        let wanted = requirement.min_values?;
+        let key = &requirement.expression.key;
+        let mut all = others.to_vec();
+        all.push(market.of_pool(p));
+        let mut values: Vec<&str> = mask
+            .meet(&all)
+            .filter_map(|c| market.label(c, key))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        let found = values.len() as u32;
+        (found < wanted).then(|| Rejection::MinValues {
+            key: key.clone(),
+            wanted,
+            found,
+        })
+    })
 }
 
 /// Rejections with how often each occurs.

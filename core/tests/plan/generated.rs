@@ -439,7 +439,6 @@ impl NodeSpec {
             _ => NodeState::Running,
         };
         if self.state == 0 {
-            node.taints.push(taint("starting"));
             node.startup_taints.push(taint("starting"));
         }
         node.taints.extend(self.taint);

@@ -3,7 +3,7 @@
 use headstart_core::label;
 use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeDisruption, NodeState};
-use headstart_core::plan::Plan;
+use headstart_core::plan::{Plan, Target};
 use headstart_core::pod::{Phase, Shape};
 use headstart_core::snapshot::Snapshot;
 use headstart_core::solve::plan;
@@ -103,12 +103,20 @@ fn shuffle<T>(list: &mut [T], next: &mut impl FnMut(usize) -> usize) {
 }
 
 /// The world once the cloud has accepted what the plan asks for and before any pod is bound: bought
-/// nodes are in flight, stopped ones that are used are starting, budgets are used.
+/// nodes are in flight, budgets are used, and every pod is nominated to where it is to go.
 fn carried_out(snapshot: &Snapshot, plan: &Plan) -> Snapshot {
     let mut after = snapshot.clone();
     let expected = snapshot.now + Millis::from_secs(30);
+    let claim = |number: usize| format!("claim-{number}");
+    for placement in &plan.placements {
+        let node = match &placement.target {
+            Target::Node(name) => name.clone(),
+            Target::New(number) => claim(*number),
+        };
+        after.nominations.insert(placement.pod.clone(), node);
+    }
     for (number, new) in plan.nodes.iter().enumerate() {
-        let name = format!("claim-{number}");
+        let name = claim(number);
         let pool = snapshot
             .pools
             .iter()
