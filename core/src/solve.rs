@@ -13,14 +13,15 @@ use crate::bits::Bits;
 use crate::money::{HourlyPrice, Millis};
 use crate::node::NodeState;
 use crate::plan::Plan;
-use crate::pod::ObjectKey;
+use crate::pod::{Eviction, ObjectKey};
+use crate::pool::{NodePool, Packing};
 use crate::reason::NotServed;
 use crate::snapshot::{Policy, Snapshot};
-use crate::solve::bins::{Bin, Cost, Existing, Kind};
+use crate::solve::bins::{Bin, Company, Cost, Existing, Kind};
 use crate::solve::demand::Demand;
 use crate::solve::limits::Limit;
 use crate::solve::topology::Topology;
-use crate::world::{ShapeId, World, host_of};
+use crate::world::{ShapeId, Slot, World, host_of};
 
 mod bins;
 mod demand;
@@ -102,7 +103,8 @@ impl<'w> Solver<'w> {
             .values()
             .map(|waiting| waiting.shape)
             .collect();
-        shapes.sort_unstable();
+        // By content: the numbers depend on the order of the input, and so would the reasons.
+        shapes.sort_by(|a, b| world.shapes[*a].cmp(&world.shapes[*b]));
         shapes.dedup();
         let mut demands: Vec<Demand<'w>> = shapes
             .iter()
@@ -160,10 +162,14 @@ impl<'w> Solver<'w> {
             .unwrap_or_default();
         for slot in world.slots.values() {
             let Some(node) = &slot.node else { continue };
-            let pool = node
-                .pool
-                .as_ref()
-                .and_then(|name| world.market.pools.iter().find(|pool| pool.name == *name));
+            let number = (node.pool.as_ref()).and_then(|name| {
+                world
+                    .market
+                    .pools
+                    .iter()
+                    .position(|pool| pool.name == *name)
+            });
+            let pool = number.map(|number| &world.market.pools[number]);
             let standby = matches!(node.state, NodeState::Standby { .. });
             let b = self.bins.len();
             let mut domains = self.domains(b);
@@ -191,6 +197,8 @@ impl<'w> Solver<'w> {
                     },
                     life: pool.map_or(Millis(0), |pool| pool.expected_life),
                     value_of_time: pool.map_or(most_urgent, |pool| pool.value_of_time),
+                    pool: number,
+                    company: pool.map_or(Company::None, |pool| company(world, slot, pool)),
                     timings: std::cell::RefCell::default(),
                 }),
                 domains,
@@ -377,4 +385,24 @@ impl<'w> Solver<'w> {
             ask(crate::market::MEMORY),
         )
     }
+}
+
+/// What a node of `pool` runs, daemons and pods that leave not counted. Where the pool gives no pod a
+/// node of its own it does not matter.
+fn company(world: &World, slot: &Slot, pool: &NodePool) -> Company {
+    let mut company = Company::None;
+    if pool.packing == Packing::default() {
+        return company;
+    }
+    for (shape, bound) in &slot.pods {
+        let shape = &world.shapes[*shape];
+        if bound.live == 0 || shape.eviction == Eviction::Daemon {
+            continue;
+        }
+        if demand::has_alone(pool, shape) {
+            return Company::Alone;
+        }
+        company = Company::Shared;
+    }
+    company
 }

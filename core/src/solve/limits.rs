@@ -30,8 +30,12 @@ impl Solver<'_> {
             };
             let used = |resource: &str| match resource {
                 NODES => nodes().count() as i64,
+                // A limit counts machines, also where a node says only what pods can have of one.
                 _ => nodes()
-                    .map(|node| node.allocatable.of(resource))
+                    .map(|node| match market.kind_of(node) {
+                        Some(kind) => kind.capacity.of(resource),
+                        None => node.allocatable.of(resource),
+                    })
                     .fold(0, i64::saturating_add),
             };
             let rows = pool
@@ -66,10 +70,10 @@ impl Solver<'_> {
             let old = instead.filter(|old| market.candidates[*old].pool == candidate.pool);
             old.map_or(0, |old| takes(market, old, resource))
         };
-        limit
-            .rows
-            .iter()
-            .all(|(name, used, most)| used - own(name) + takes(market, c, name) <= *most)
+        limit.rows.iter().all(|(name, used, most)| {
+            let takes = takes(market, c, name);
+            takes == 0 || used - own(name) + takes <= *most
+        })
     }
 
     /// Takes one candidate's use of limits and budgets away and adds another's.

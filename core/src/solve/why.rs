@@ -99,14 +99,7 @@ impl<'w> Solver<'w> {
             })
         });
         by_label
-            .or_else(|| {
-                refused_by_wants(
-                    &shape.wants,
-                    market.kind(c),
-                    market.offering(c),
-                    Origin::Pod,
-                )
-            })
+            .or_else(|| refused_by_wants(&shape.wants, &market.machine(c), Origin::Pod))
             .or_else(|| self.too_small(demand, market.room(c)))
             .or_else(|| unavailable(market.offering(c), self.world.now))
             .or_else(|| self.unaffordable(c))
@@ -146,7 +139,7 @@ impl<'w> Solver<'w> {
             .and_then(|limit| {
                 limit.rows.iter().find_map(|(name, used, most)| {
                     let adding = takes(market, c, name);
-                    (used + adding > *most).then(|| Rejection::PoolLimit {
+                    (adding > 0 && used + adding > *most).then(|| Rejection::PoolLimit {
                         resource: name.clone(),
                         used: *used,
                         adding,
