@@ -1,7 +1,7 @@
 //! Groups: all of a minimum, or nothing.
 //!
 //! A group is tried as a whole and taken back whole. Where its members must share a domain, every
-//! domain is tried and the one of least score is taken.
+//! domain is tried and the one that serves most of them is taken, of equals the one of least score.
 
 use std::collections::BTreeMap;
 
@@ -49,16 +49,18 @@ impl<'w> Solver<'w> {
                 .map(|domain| Some((key, domain)))
                 .collect(),
         };
-        let mut best: Option<(Money, Option<(Key, u32)>)> = None;
+        // Most members first, then the least score.
+        let mut best: Option<((usize, Money), Option<(Key, u32)>)> = None;
         for domain in &within {
             if within.len() == 1 {
-                best = Some((Money(0), *domain));
+                best = Some(((0, Money(0)), *domain));
                 break;
             }
             self.begin();
             self.within = *domain;
             let fits = self.place_minimum(name, pods).is_ok();
-            let total = self.total();
+            let left = if fits { self.place_rest(pods).len() } else { 0 };
+            let total = (left, self.total());
             self.roll_back(pods);
             if fits && best.is_none_or(|(least, _)| total < least) {
                 best = Some((total, *domain));

@@ -14,7 +14,7 @@ use crate::generated::{worlds, worlds_of_one};
 use crate::world::World;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_plan_breaks_a_constraint(world in worlds()) {
@@ -57,13 +57,6 @@ proptest! {
             prop_assert!(second.unserved.is_empty(), "without {}: {:#?}", what, second.unserved);
         }
     }
-}
-
-/// Enough to find what is there to find; a long run by hand asks for more.
-fn cases() -> u32 {
-    option_env!("PLAN_CASES")
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(256)
 }
 
 /// The same with every list in another order.
