@@ -295,30 +295,39 @@ impl<'w> Solver<'w> {
                 Kind::New(_) => None,
             })
             .collect();
-        for unit in self.units() {
-            let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
-            for pod in pods {
-                let nominee = self.world.nominations.get(self.pods[pod].key);
-                let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) else {
-                    continue;
-                };
-                let d = self.pods[pod].demand;
-                let able = (0..self.demands[d].levels.len()).find(|l| {
-                    self.appraise(&self.demands[d], &self.demands[d].levels[*l], *b)
-                        .is_some()
-                });
-                if let Some(level) = able {
-                    self.put(d, level, pod, *b);
-                    self.placed.insert(
-                        pod,
-                        Placed {
-                            bin: *b,
-                            level,
-                            next: None,
-                        },
-                    );
+        // Who must be near somebody finds them there only once they are: go round, as for placing.
+        loop {
+            let before = self.placed.len();
+            for unit in self.units() {
+                let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
+                for pod in pods {
+                    let nominee = self.world.nominations.get(self.pods[pod].key);
+                    if let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) {
+                        self.honour(pod, *b);
+                    }
                 }
             }
+            if self.placed.len() == before {
+                break;
+            }
+        }
+    }
+
+    /// Puts a pod into the bin it was meant for, if it still can go there.
+    fn honour(&mut self, pod: usize, b: usize) {
+        let d = self.pods[pod].demand;
+        let able = (0..self.demands[d].levels.len()).find(|l| {
+            self.appraise(&self.demands[d], &self.demands[d].levels[*l], b)
+                .is_some()
+        });
+        if let Some(level) = able {
+            self.put(d, level, pod, b);
+            let placed = Placed {
+                bin: b,
+                level,
+                next: None,
+            };
+            self.placed.insert(pod, placed);
         }
     }
 

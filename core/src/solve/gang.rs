@@ -152,12 +152,15 @@ impl<'w> Solver<'w> {
             self.bins[b].domains.push(domain);
         }
         let bound = self.members.get(name).map(|members| &members.bins);
-        let bound: Vec<u32> = bound
-            .into_iter()
-            .flatten()
-            .map(|b| self.bins[*b].domains[key])
+        let placed = self.placed.iter().filter(|(pod, _)| {
+            let shape = self.demands[self.pods[**pod].demand].shape;
+            shape.group.as_ref() == Some(name)
+        });
+        let there: Vec<u32> = (bound.into_iter().flatten().copied())
+            .chain(placed.map(|(_, placed)| placed.bin))
+            .map(|b| self.bins[b].domains[key])
             .collect();
-        let domains = match bound.first() {
+        let domains = match there.first() {
             Some(domain) => vec![*domain],
             None => (0..self.topology.keys[key].masks.len() as u32).collect(),
         };
@@ -239,13 +242,18 @@ impl<'w> Solver<'w> {
             let there = there.get(role).copied().unwrap_or(0);
             let needed = minimum.saturating_sub(there) as usize;
             let of_role = |pod: &&usize| self.demands[self.pods[**pod].demand].shape.role() == role;
-            let chosen: Vec<usize> = pods.iter().filter(of_role).take(needed).copied().collect();
-            let left = self.place_rest(&chosen);
-            let placed = chosen.len() - left.len();
+            let of_role: Vec<usize> = pods.iter().filter(of_role).copied().collect();
+            // Members of a role may differ: where one cannot be placed, another may.
+            let mut placed = 0;
+            let mut stuck = None;
+            for (demand, list) in self.by_demand(&of_role) {
+                let chosen = &list[..list.len().min(needed - placed)];
+                let left = self.place_all(demand, chosen);
+                placed += chosen.len() - left.len();
+                stuck = stuck.or_else(|| left.first().copied());
+            }
             if placed < needed {
-                let because = left
-                    .first()
-                    .map(|pod| Box::new(self.not_served(self.pods[*pod].demand)));
+                let because = stuck.map(|pod| Box::new(self.not_served(self.pods[pod].demand)));
                 let placed = there + placed as u32;
                 return Err(Lacking {
                     role: role.clone(),
@@ -260,6 +268,13 @@ impl<'w> Solver<'w> {
 
     /// Places what is not placed yet of these pods; gives back those that found no place.
     fn place_rest(&mut self, pods: &[usize]) -> Vec<usize> {
+        (self.by_demand(pods).into_iter())
+            .flat_map(|(demand, pods)| self.place_all(demand, &pods))
+            .collect()
+    }
+
+    /// Those of these pods that are not placed yet, by demand, in the order in which they come.
+    fn by_demand(&self, pods: &[usize]) -> Vec<(usize, Vec<usize>)> {
         let mut by_demand: Vec<(usize, Vec<usize>)> = Vec::new();
         for pod in pods.iter().filter(|pod| !self.placed.contains_key(pod)) {
             let demand = self.pods[*pod].demand;
@@ -269,9 +284,6 @@ impl<'w> Solver<'w> {
             }
         }
         by_demand
-            .into_iter()
-            .flat_map(|(demand, pods)| self.place_all(demand, &pods))
-            .collect()
     }
 
     /// Score of everything that is planned now.
