@@ -415,20 +415,30 @@ impl Market {
         mask
     }
 
-    /// Why `pool` would never buy `offering`, if so.
-    pub(crate) fn refused(&self, pool: &NodePool, offering: &Offering) -> Option<Rejection> {
-        let kind = &self.types[offering.instance_type];
-        if offering.availability == Availability::Never {
-            return Some(Rejection::NotSold);
-        }
-        let of_type = kind.node_labels();
-        let labels = PoolLabels {
-            pool,
-            of_type: &of_type,
-            offering,
+    /// For each offering, why each pool would never buy it, if so.
+    pub(crate) fn refused(&self) -> Vec<Vec<Option<Rejection>>> {
+        let on_demand = cheapest_on_demand(&self.offerings);
+        let type_labels: Vec<Labels> = self.types.iter().map(InstanceType::node_labels).collect();
+        let of_pool = |pool: &NodePool, offering: &Offering| {
+            let kind = &self.types[offering.instance_type];
+            let labels = PoolLabels {
+                pool,
+                of_type: &type_labels[offering.instance_type],
+                offering,
+            };
+            if offering.availability == Availability::Never {
+                return Some(Rejection::NotSold);
+            }
+            refused_by_pool(pool, kind, offering, &labels)
+                .or_else(|| undiscounted(offering, &on_demand))
         };
-        refused_by_pool(pool, kind, offering, &labels)
-            .or_else(|| undiscounted(offering, &cheapest_on_demand(&self.offerings)))
+        let by_pool = |offering| {
+            self.pools
+                .iter()
+                .map(|pool| of_pool(pool, offering))
+                .collect()
+        };
+        self.offerings.iter().map(by_pool).collect()
     }
 }
 

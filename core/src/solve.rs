@@ -27,6 +27,7 @@ mod bins;
 mod demand;
 mod gang;
 mod limits;
+mod merge;
 mod place;
 mod result;
 mod topology;
@@ -65,6 +66,8 @@ pub(crate) struct Solver<'w> {
     journal: Option<gang::Journal<'w>>,
     /// The domain that the group being placed must share.
     within: Option<(topology::Key, u32)>,
+    /// Offerings that no pod is bought, counted by pool; worked out when somebody asks.
+    never_bought: std::cell::OnceCell<Vec<why::Count>>,
     /// Bound members of each group, by role.
     members: BTreeMap<&'w ObjectKey, gang::Members<'w>>,
 }
@@ -141,6 +144,7 @@ impl<'w> Solver<'w> {
             launches: BTreeMap::new(),
             journal: None,
             within: None,
+            never_bought: std::cell::OnceCell::new(),
             members: BTreeMap::new(),
         };
         solver.limits = solver.limits();
@@ -199,6 +203,7 @@ impl<'w> Solver<'w> {
                     value_of_time: pool.map_or(most_urgent, |pool| pool.value_of_time),
                     pool: number,
                     company: pool.map_or(Company::None, |pool| company(world, slot, pool)),
+                    waited: Millis(0),
                     timings: std::cell::RefCell::default(),
                 }),
                 domains,
@@ -269,6 +274,7 @@ impl<'w> Solver<'w> {
                 break;
             }
         }
+        self.merge_special();
         for unit in queue {
             match unit {
                 Unit::Pods(demand, pods) => {

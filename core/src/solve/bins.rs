@@ -51,6 +51,8 @@ pub(super) struct Existing<'w> {
     /// The pool it belongs to, by number.
     pub(super) pool: Option<usize>,
     pub(super) company: Company,
+    /// How long the pods put here so far wait.
+    pub(super) waited: Millis,
     /// By set of items.
     pub(super) timings: RefCell<Vec<Option<Timing>>>,
 }
@@ -69,6 +71,8 @@ pub(super) enum Company {
 pub(super) struct New<'w> {
     /// Candidates it can still become.
     pub(super) mask: Bits,
+    /// Candidates that would suit its pods, whatever their size.
+    pub(super) wide: Bits,
     /// The one it would become now.
     pub(super) best: usize,
     pub(super) score: Money,
@@ -103,8 +107,8 @@ impl<'w> Existing<'w> {
         })
     }
 
-    /// What it costs to have a pod wait that long here. `first` is whether it would be the reason to
-    /// start the node.
+    /// What one more pod adds that is served after `timing`: for the first one on a node that stands
+    /// by its price, and for whoever waits longer than those before the time beyond.
     pub(super) fn score(&self, timing: &Timing, first: First) -> Score {
         let ready = timing.total();
         let money = match first {
@@ -113,7 +117,7 @@ impl<'w> Existing<'w> {
         };
         Score {
             money,
-            waiting: self.value_of_time.over(ready),
+            waiting: self.value_of_time.over(ready - self.waited),
             risk: Money(0),
         }
     }
@@ -377,6 +381,7 @@ impl<'w> Solver<'w> {
                 (new.best, new.score) = (best, score);
                 new.needs.join(&demand.needs);
                 new.mask.keep(&level.mask);
+                new.wide.keep(&level.mask);
                 if demand.dedicated.contains(best) {
                     new.mask.keep(&demand.dedicated);
                     new.exclusive = true;
@@ -389,6 +394,10 @@ impl<'w> Solver<'w> {
                     }
                 }
             }
+        }
+        if let Kind::Existing(existing) = &mut self.bins[b].kind {
+            let timing = existing.timing(&demands[d], &self.world.policy.priors);
+            existing.waited = existing.waited.max(timing.total());
         }
         let bin = &mut self.bins[b];
         let sign = if matches!(bin.kind, Kind::Existing(_)) {
@@ -415,12 +424,29 @@ impl<'w> Solver<'w> {
                     bin.domains[key] = domain;
                     if let Some(mask) = self.topology.keys[key].masks.get(domain as usize) {
                         new.mask.keep(mask);
+                        new.wide.keep(mask);
                     }
                 }
             }
         }
         self.recount(demand, b, 1);
         self.demands = demands;
+    }
+
+    /// Takes every pod out of a new bin, and the bin out of the plan.
+    pub(super) fn empty(&mut self, b: usize) {
+        self.touch(b);
+        let demands = std::mem::take(&mut self.demands);
+        for pod in std::mem::take(&mut self.bins[b].pods) {
+            self.recount(&demands[self.pods[pod].demand], b, -1);
+        }
+        self.demands = demands;
+        if let Kind::New(new) = &mut self.bins[b].kind {
+            let best = new.best;
+            new.score = Money(0);
+            new.mask = Bits::none(self.world.market.len());
+            self.charge(Some(best), None);
+        }
     }
 
     /// Counts a pod of this demand in bin `b`, or takes it back.

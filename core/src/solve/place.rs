@@ -234,13 +234,25 @@ impl<'w> Solver<'w> {
 
     /// Opens a bin for an offer.
     fn open(&mut self, offer: &Offer) -> usize {
-        let b = self.bins.len();
         let mut mask = offer.kind.clone();
         mask.keep(&self.available);
+        self.open_bin(offer.best, mask)
+    }
+
+    /// Opens a bin that is meant to become candidate `c`, of that pool weight.
+    pub(super) fn open_as(&mut self, c: usize) -> usize {
+        let mut mask = self.world.market.tiers()[self.world.market.candidates[c].tier].clone();
+        mask.keep(&self.available);
+        self.open_bin(c, mask)
+    }
+
+    fn open_bin(&mut self, best: usize, mask: Bits) -> usize {
+        let b = self.bins.len();
         self.bins.push(Bin {
             kind: Kind::New(New {
+                wide: mask.clone(),
                 mask,
-                best: offer.best,
+                best,
                 score: Money(0),
                 needs: Needs::default(),
                 exclusive: false,
@@ -251,7 +263,7 @@ impl<'w> Solver<'w> {
             claims: Vec::new(),
             pods: Vec::new(),
         });
-        self.charge(None, Some(offer.best));
+        self.charge(None, Some(best));
         b
     }
 
