@@ -249,7 +249,28 @@ impl<'w> Solver<'w> {
     fn run(&mut self) {
         self.honour_nominations();
         let mut queue = self.units();
-        // What a pod needs may be a pod that comes later: go round until nothing more is placed.
+        // Merging makes room, and gives limits back.
+        loop {
+            queue = self.go_round(queue);
+            if !self.merge_special() || queue.is_empty() {
+                break;
+            }
+        }
+        for unit in queue {
+            match unit {
+                Unit::Pods(demand, pods) => {
+                    let why = self.not_served(demand);
+                    self.unserved
+                        .extend(pods.into_iter().map(|pod| (pod, why.clone())));
+                }
+                Unit::Group(name, pods) => self.explain_group(&name, &pods),
+            }
+        }
+    }
+
+    /// Places what can be placed and gives back the rest. What a pod needs may be a pod that comes
+    /// later: it goes round until nothing more is placed.
+    fn go_round(&mut self, mut queue: Vec<Unit>) -> Vec<Unit> {
         loop {
             let before = self.placed.len();
             let mut left = Vec::new();
@@ -271,18 +292,7 @@ impl<'w> Solver<'w> {
             }
             queue = left;
             if queue.is_empty() || self.placed.len() == before {
-                break;
-            }
-        }
-        self.merge_special();
-        for unit in queue {
-            match unit {
-                Unit::Pods(demand, pods) => {
-                    let why = self.not_served(demand);
-                    self.unserved
-                        .extend(pods.into_iter().map(|pod| (pod, why.clone())));
-                }
-                Unit::Group(name, pods) => self.explain_group(&name, &pods),
+                return queue;
             }
         }
     }

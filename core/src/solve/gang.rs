@@ -50,10 +50,11 @@ impl<'w> Solver<'w> {
                 .collect(),
         };
         // Most members first, then the least score.
-        let mut best: Option<((usize, Money), Option<(Key, u32)>)> = None;
+        let mut best: Option<(usize, Money)> = None;
+        let mut chosen: Option<Option<(Key, u32)>> = None;
         for domain in &within {
             if within.len() == 1 {
-                best = Some(((0, Money(0)), *domain));
+                chosen = Some(*domain);
                 break;
             }
             self.begin();
@@ -62,11 +63,11 @@ impl<'w> Solver<'w> {
             let left = if fits { self.place_rest(pods).len() } else { 0 };
             let total = (left, self.total());
             self.roll_back(pods);
-            if fits && best.is_none_or(|(least, _)| total < least) {
-                best = Some((total, *domain));
+            if fits && best.is_none_or(|least| total < least) {
+                (best, chosen) = (Some(total), Some(*domain));
             }
         }
-        let Some((_, domain)) = best else {
+        let Some(domain) = chosen else {
             return pods.to_vec();
         };
         self.begin();

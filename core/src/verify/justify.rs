@@ -169,7 +169,7 @@ fn in_group_domain(state: &State<'_>, shape: &Shape, site: &Site<'_>) -> bool {
     let Some(key) = &group.same else { return true };
     let census = state.census(&group.key);
     site.labels.contains_key(key)
-        && (census.sites.iter())
+        && (census.placed_at.union(&census.bound_at))
             .all(|other| state.sites[*other].labels.get(key) == site.labels.get(key))
 }
 

@@ -91,7 +91,10 @@ pub(super) struct Machine<'a> {
 pub(super) struct Census<'a> {
     pub(super) by_role: BTreeMap<&'a str, u32>,
     pub(super) placed: u32,
-    pub(super) sites: BTreeSet<usize>,
+    /// Nodes that some are placed on.
+    pub(super) placed_at: BTreeSet<usize>,
+    /// Nodes that some run on already.
+    pub(super) bound_at: BTreeSet<usize>,
 }
 
 impl<'a> State<'a> {
@@ -186,7 +189,12 @@ impl<'a> State<'a> {
                 if shape.group.as_ref() == Some(group) && here.visible() > 0 {
                     *census.by_role.entry(shape.role()).or_default() += here.visible();
                     census.placed += here.placed;
-                    census.sites.insert(index);
+                    if here.placed > 0 {
+                        census.placed_at.insert(index);
+                    }
+                    if here.bound > 0 {
+                        census.bound_at.insert(index);
+                    }
                 }
             }
         }
