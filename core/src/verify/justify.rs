@@ -122,7 +122,10 @@ fn served_by(
             && relations.affinity(index, &site.labels).is_none()
             && skews.one_more(state, index, &site.labels).is_none()
     };
-    if let Some(site) = state.sites.iter().find(|site| takes(site)) {
+    // What one more pod leaves of the choice on a node being bought is the planner's to know.
+    let asks = |pool: &NodePool| pool.requirements.iter().any(|r| r.min_values.is_some());
+    let settled = |site: &Site<'_>| site.node.is_some() || !site.pool.is_some_and(asks);
+    if let Some(site) = (state.sites.iter()).find(|site| settled(site) && takes(site)) {
         return Some(Candidate::Node(match site.node {
             Some(node) => node.name.clone(),
             None => format!("{:?}", site.target),

@@ -156,18 +156,19 @@ fn carried_out(snapshot: &Snapshot, plan: &Plan) -> Snapshot {
 
 /// The world with one constraint of its waiting pod removed, for each that it has.
 fn with_one_constraint_less(world: &World) -> Vec<(&'static str, World)> {
-    let removals: [(&str, fn(&mut Shape)); 17] = [
+    type Removal = (&'static str, fn(&mut Shape));
+    let removals: [Removal; 17] = [
         ("its requests", |s| s.requests = Default::default()),
         ("its node selector", |s| s.node_selector.clear()),
         ("its node affinity", |s| s.node_affinity.clear()),
         ("its preferred node affinity", |s| {
-            s.preferred_node_affinity.clear()
+            s.preferred_node_affinity.clear();
         }),
         ("its affinity", |s| s.affinity.clear()),
         ("its anti-affinity", |s| s.anti_affinity.clear()),
         ("its preferred affinity", |s| s.preferred_affinity.clear()),
         ("its preferred anti-affinity", |s| {
-            s.preferred_anti_affinity.clear()
+            s.preferred_anti_affinity.clear();
         }),
         ("its spread", |s| s.spread.clear()),
         ("its host ports", |s| s.host_ports.clear()),
