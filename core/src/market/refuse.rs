@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::label::{self, Effect, Labels, Taint, Toleration};
+use crate::label::{self, Effect, Expression, Labels, Operator, Taint, Toleration};
 use crate::money::{HourlyPrice, Millis};
 use crate::node::Node;
 use crate::offer::{Availability, CapacityType, InstanceType, Offering};
@@ -82,104 +82,90 @@ pub(super) fn refused_by_pool(
             });
         }
     }
-    refused_by_wants(
-        &pool.wants,
-        &Machine::of_offering(kind, offering),
-        Origin::Pool,
-    )
+    refused_by_wants(&pool.wants, &Machine::new(kind, offering), Origin::Pool)
 }
 
-/// What annotations ask about: a type that could be bought, or a node as far as anything is known.
-#[derive(Clone, Default)]
+/// What is known of a machine that is there or would be bought.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine<'a> {
-    pub(crate) name: Option<&'a str>,
-    pub(crate) family: Option<&'a str>,
-    /// `Some(None)`: it has no GPU.
-    pub(crate) sku: Option<Option<&'a str>>,
-    pub(crate) gpus: u32,
-    pub(crate) capacity_type: Option<CapacityType>,
-    pub(crate) price: Option<HourlyPrice>,
+    name: Option<&'a str>,
+    family: Option<&'a str>,
+    sku: Option<&'a str>,
+    gpus: u32,
+    capacity_type: Option<CapacityType>,
+    price: Option<HourlyPrice>,
 }
 
 impl<'a> Machine<'a> {
-    pub(crate) fn of_type(kind: &'a InstanceType) -> Self {
+    /// A new node.
+    pub(crate) fn new(kind: &'a InstanceType, offering: &Offering) -> Self {
+        Self {
+            capacity_type: Some(offering.capacity_type),
+            price: Some(offering.price),
+            ..Self::of_kind(kind)
+        }
+    }
+
+    /// A node that is there: by its type, or as far as its labels say.
+    pub(crate) fn of_node(node: &'a Node, kind: Option<&'a InstanceType>) -> Self {
+        let label = |key: &str| node.labels.get(key).map(String::as_str);
+        let known = kind.map_or_else(
+            || Self {
+                name: label(label::INSTANCE_TYPE),
+                family: label(label::INSTANCE_FAMILY),
+                sku: label(label::GPU_SKU),
+                gpus: label(label::GPU_COUNT)
+                    .and_then(|count| count.parse().ok())
+                    .unwrap_or_else(|| {
+                        let devices = node.allocatable.of(crate::amount::NVIDIA_GPU);
+                        u32::try_from(devices).unwrap_or(u32::MAX)
+                    }),
+                capacity_type: None,
+                price: None,
+            },
+            Self::of_kind,
+        );
+        Self {
+            capacity_type: match &node.offering {
+                Some(offering) => Some(offering.capacity_type),
+                None => label(label::CAPACITY_TYPE).and_then(|word| word.parse().ok()),
+            },
+            price: node.price,
+            ..known
+        }
+    }
+
+    fn of_kind(kind: &'a InstanceType) -> Self {
         Self {
             name: Some(&kind.name),
             family: Some(&kind.family),
-            sku: Some(kind.gpu.as_ref().map(|gpu| gpu.sku.as_str())),
+            sku: kind.gpu.as_ref().map(|gpu| gpu.sku.as_str()),
             gpus: kind.gpu.as_ref().map_or(0, |gpu| gpu.count),
             capacity_type: None,
             price: None,
         }
     }
-
-    pub(crate) fn of_offering(kind: &'a InstanceType, offering: &Offering) -> Self {
-        Self {
-            capacity_type: Some(offering.capacity_type),
-            price: Some(offering.price),
-            ..Self::of_type(kind)
-        }
-    }
-
-    /// A node: by its type where that is one of `types`, else by its labels.
-    pub(crate) fn of_node(node: &'a Node, types: &'a [InstanceType]) -> Self {
-        let of = |key: &str| node.labels.get(key).map(String::as_str);
-        let offering = node.offering.as_ref();
-        let name = offering
-            .map(|o| o.instance_type.as_str())
-            .or_else(|| of(label::INSTANCE_TYPE));
-        let labelled = || of(label::CAPACITY_TYPE)?.parse().ok();
-        let capacity_type = offering.map(|o| o.capacity_type).or_else(labelled);
-        if let Some(kind) = name.and_then(|name| types.iter().find(|kind| kind.name == name)) {
-            return Self {
-                capacity_type,
-                price: node.price,
-                ..Self::of_type(kind)
-            };
-        }
-        let mut resources: Vec<&str> = types
-            .iter()
-            .filter_map(|t| Some(t.gpu.as_ref()?.resource.as_str()))
-            .collect();
-        resources.sort_unstable();
-        resources.dedup();
-        let devices: i64 = resources
-            .iter()
-            .map(|gpu| node.allocatable.of(gpu))
-            .fold(0, i64::saturating_add);
-        let gpus = of(label::GPU_COUNT)
-            .and_then(|count| count.parse().ok())
-            .unwrap_or(u32::try_from(devices).unwrap_or(u32::MAX));
-        let sku = match of(label::GPU_SKU) {
-            Some(sku) => Some(Some(sku)),
-            None if gpus == 0 => Some(None),
-            None => None,
-        };
-        Self {
-            name,
-            family: of(label::INSTANCE_FAMILY),
-            sku,
-            gpus,
-            capacity_type,
-            price: node.price,
-        }
-    }
 }
 
-/// Why a machine is not what was asked for, if so. What nobody knows of it is no reason.
+/// Why a machine is not what was asked for, if so. What nobody knows of it is not what was asked for.
 pub(crate) fn refused_by_wants(
     wants: &Wants,
     machine: &Machine<'_>,
     by: Origin,
 ) -> Option<Rejection> {
-    if !wants.gpu_skus.is_empty()
-        && let Some(sku) = machine.sku
-        && !sku.is_some_and(|sku| wants.gpu_skus.contains(sku))
-    {
-        let wanted = wants.gpu_skus.iter().cloned().collect();
+    let unknown = |key: &str| Rejection::Label {
+        expression: Expression {
+            key: key.to_owned(),
+            operator: Operator::Exists,
+            values: Vec::new(),
+        },
+        found: None,
+        by,
+    };
+    if !wants.gpu_skus.is_empty() && !machine.sku.is_some_and(|sku| wants.gpu_skus.contains(sku)) {
         return Some(Rejection::GpuSku {
-            found: sku.map(str::to_owned),
-            wanted,
+            found: machine.sku.map(str::to_owned),
+            wanted: wants.gpu_skus.iter().cloned().collect(),
             by,
         });
     }
@@ -192,39 +178,51 @@ pub(crate) fn refused_by_wants(
             by,
         });
     }
-    if !wants.capacity_types.is_empty()
-        && let Some(found) = machine.capacity_type
-        && !wants.capacity_types.contains(&found)
-    {
-        let wanted = wants.capacity_types.iter().copied().collect();
-        return Some(Rejection::CapacityType { found, wanted, by });
+    if !wants.capacity_types.is_empty() {
+        let Some(found) = machine.capacity_type else {
+            return Some(unknown(label::CAPACITY_TYPE));
+        };
+        if !wants.capacity_types.contains(&found) {
+            let wanted = wants.capacity_types.iter().copied().collect();
+            return Some(Rejection::CapacityType { found, wanted, by });
+        }
     }
-    if let Some(family) = machine.family
-        && ((!wants.families.is_empty() && !wants.families.contains(family))
-            || wants.excluded_families.contains(family))
-    {
-        return Some(Rejection::Family {
-            found: family.to_owned(),
-            by,
-        });
+    if !wants.families.is_empty() || !wants.excluded_families.is_empty() {
+        let Some(family) = machine.family else {
+            return Some(unknown(label::INSTANCE_FAMILY));
+        };
+        if (!wants.families.is_empty() && !wants.families.contains(family))
+            || wants.excluded_families.contains(family)
+        {
+            return Some(Rejection::Family {
+                found: family.to_owned(),
+                by,
+            });
+        }
     }
-    if let (Some(pattern), Some(name)) = (&wants.type_pattern, machine.name)
-        && !pattern.matches(name)
-    {
-        return Some(Rejection::TypePattern {
-            pattern: pattern.as_str().to_owned(),
-            by,
-        });
+    if let Some(pattern) = &wants.type_pattern {
+        let Some(name) = machine.name else {
+            return Some(unknown(label::INSTANCE_TYPE));
+        };
+        if !pattern.matches(name) {
+            return Some(Rejection::TypePattern {
+                pattern: pattern.as_str().to_owned(),
+                by,
+            });
+        }
     }
-    if let (Some(cap), Some(price)) = (wants.max_price, machine.price)
-        && price > cap
-    {
-        return Some(Rejection::Price { price, cap, by });
+    if let Some(cap) = wants.max_price {
+        let Some(price) = machine.price else {
+            return Some(unknown(label::INSTANCE_TYPE));
+        };
+        if price > cap {
+            return Some(Rejection::Price { price, cap, by });
+        }
     }
     None
 }
 
-pub(super) type OnDemand = BTreeMap<usize, HourlyPrice>;
+type OnDemand = BTreeMap<usize, HourlyPrice>;
 
 pub(super) fn cheapest_on_demand(offerings: &[Offering]) -> OnDemand {
     let mut cheapest = OnDemand::new();

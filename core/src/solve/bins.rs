@@ -50,10 +50,23 @@ pub(super) struct Existing<'w> {
     pub(super) price: HourlyPrice,
     pub(super) life: Millis,
     pub(super) value_of_time: HourlyPrice,
+    /// The pool it belongs to, by number.
+    pub(super) pool: Option<usize>,
+    pub(super) company: Company,
     /// How long the pods put here so far wait.
     pub(super) waited: Millis,
     /// By set of items.
     pub(super) timings: RefCell<Vec<Option<Timing>>>,
+}
+
+/// Pods that a node of a pool runs, daemons and those that leave not counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Company {
+    None,
+    /// Some, that share it.
+    Shared,
+    /// One that has it for itself.
+    Alone,
 }
 
 #[derive(Clone)]
@@ -202,12 +215,16 @@ impl<'w> Solver<'w> {
         if !demand.suits(level, self.world, existing.class, existing.host) {
             return Some(self.unsuitable(demand, level, existing));
         }
-        if !demand.shape.wants.is_empty() {
-            let of_node = || Machine::of_node(existing.node, &self.world.market.types);
-            let machine = existing.machine.get_or_init(of_node);
-            if let Some(why) = refused_by_wants(&demand.shape.wants, machine, Origin::Pod) {
+        let wants = &demand.shape.wants;
+        if !wants.is_empty() {
+            let kind = self.world.market.kind_of(existing.node);
+            let machine = Machine::of_node(existing.node, kind);
+            if let Some(why) = refused_by_wants(wants, &machine, Origin::Pod) {
                 return Some(why);
             }
+        }
+        if self.must_be_alone(demand, bin, existing) {
+            return Some(Rejection::Dedicated);
         }
         if let Some(port) = clash(&bin.ports, &demand.ports) {
             return Some(Rejection::HostPort { port: port.port });
@@ -242,6 +259,21 @@ impl<'w> Solver<'w> {
             });
             wrong.map(|(key, _)| self.relation_over(level, key))
         })
+    }
+
+    /// Whether the pod would share a node that its pool gives to it, or to one that is there, alone.
+    fn must_be_alone(&self, demand: &Demand<'w>, bin: &Bin<'w>, existing: &Existing<'w>) -> bool {
+        let Some(pool) = existing.pool else {
+            return false;
+        };
+        let placed = bin
+            .pods
+            .first()
+            .map(|pod| &self.demands[self.pods[*pod].demand]);
+        let empty = existing.company == Company::None && placed.is_none();
+        existing.company == Company::Alone
+            || placed.is_some_and(|placed| placed.alone_in[pool])
+            || (demand.alone_in[pool] && !empty)
     }
 
     /// The best candidate of a new node with one more pod, and its score.
@@ -297,9 +329,8 @@ impl<'w> Solver<'w> {
                     && self.affordable(*c, Some(new.best))
                     && room(c)
             };
-            if !self.flexible(&new.mask, others) {
-                return None;
-            }
+            let lacking = self.inflexible(&new.mask, others);
+            let able = |c: &usize| able(c) && !lacking.as_ref().is_some_and(|l| l.contains(*c));
             self.cheapest(new.mask.meet(others).filter(able), missing)
         })
     }

@@ -439,8 +439,12 @@ pub(super) fn owners(
     pending: &[ShapeId],
 ) -> HashMap<ShapeId, Vec<usize>> {
     let mut owners: HashMap<ShapeId, Vec<usize>> = HashMap::new();
-    for (id, shape) in world.shapes.iter().enumerate() {
-        for term in &shape.anti_affinity {
+    let mut order: Vec<ShapeId> = (0..world.shapes.len())
+        .filter(|id| !world.shapes[*id].anti_affinity.is_empty())
+        .collect();
+    order.sort_by(|a, b| world.shapes[*a].cmp(&world.shapes[*b]));
+    for id in order {
+        for term in &world.shapes[id].anti_affinity {
             let concerns = pending.iter().any(|other| {
                 let other = &world.shapes[*other];
                 term.namespaces.contains(&other.namespace)
