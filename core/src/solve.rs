@@ -211,7 +211,6 @@ impl<'w> Solver<'w> {
                     node,
                     class: slot.class,
                     host: host_of(node),
-                    machine: std::cell::OnceCell::new(),
                     inventory: world.believed(node),
                     boot: bins::boot_of(node, world.now, world.policy.priors.gpu_boot),
                     price: if standby {

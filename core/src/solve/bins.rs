@@ -1,6 +1,6 @@
 //! Nodes being filled: those that are there, and those that would be bought.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 
 use crate::bits::Bits;
 use crate::cache::Inventory;
@@ -42,8 +42,6 @@ pub(super) struct Existing<'w> {
     pub(super) node: &'w Node,
     pub(super) class: usize,
     pub(super) host: &'w str,
-    /// What annotations ask about; worked out when one does.
-    pub(super) machine: OnceCell<Machine<'w>>,
     pub(super) inventory: Option<&'w Inventory>,
     pub(super) boot: Boot,
     /// What starting it costs, while nothing waits for it; nothing for a node that is there.
