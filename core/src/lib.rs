@@ -6,6 +6,7 @@
 
 pub mod amount;
 pub mod cache;
+pub mod capacity;
 pub mod digest;
 pub mod evict;
 pub mod label;
