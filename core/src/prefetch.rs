@@ -25,6 +25,7 @@ use crate::snapshot::{Policy, Snapshot};
 
 mod needs;
 
+pub(crate) use needs::is_believable;
 pub use needs::{Needs, missing, trusted};
 
 /// Most peers named for one item: more would not be faster, and a list that grows with the cluster

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::cache::{Inventory, Item, ItemSize, ItemState, Pin};
+use crate::money::Millis;
 use crate::node::{Node, NodeState};
 use crate::ready::Missing;
 use crate::snapshot::{Policy, Snapshot};
@@ -46,6 +47,25 @@ impl<'a> Needs<'a> {
         self.all
     }
 
+    /// Whether everything that `other` needs is needed here too.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        other.items.iter().all(|(item, _)| self.needs(item))
+    }
+
+    /// Needs what `other` needs as well.
+    pub(crate) fn join(&mut self, other: &Self) {
+        for &(item, size) in &other.items {
+            if !self.needs(item) {
+                self.items.push((item, size));
+                add(&mut self.all, item, size, size.transfer);
+            }
+        }
+    }
+
+    fn needs(&self, item: &Item) -> bool {
+        self.items.iter().any(|(own, _)| *own == item)
+    }
+
     /// What a node with this inventory lacks: one look-up per item. `None` is a node of which nothing
     /// is known that can be believed; see [`trusted`].
     pub fn missing(&self, inventory: Option<&Inventory>) -> Missing {
@@ -75,14 +95,23 @@ pub fn missing(
 /// has none.
 pub fn trusted<'a>(snapshot: &'a Snapshot, policy: &Policy, node: &Node) -> Option<&'a Inventory> {
     let inventory = snapshot.inventories.get(&node.name)?;
-    let believed = match node.state {
+    is_believable(inventory, node, snapshot.now, policy).then_some(inventory)
+}
+
+/// What [`trusted`] asks of one inventory.
+pub(crate) fn is_believable(
+    inventory: &Inventory,
+    node: &Node,
+    now: Millis,
+    policy: &Policy,
+) -> bool {
+    match node.state {
         NodeState::Standby { .. } => true,
         NodeState::Leaving => false,
         NodeState::Running | NodeState::Starting { .. } | NodeState::InFlight { .. } => {
-            snapshot.now - inventory.observed <= policy.inventory_age
+            now - inventory.observed <= policy.inventory_age
         }
-    };
-    believed.then_some(inventory)
+    }
 }
 
 /// The items of an inventory that are hits.
@@ -147,7 +176,6 @@ mod tests {
 
     use super::*;
     use crate::cache::Basis;
-    use crate::money::Millis;
     use crate::prefetch::tests::{image, model, node, size, unresolved};
 
     fn sizes() -> BTreeMap<Item, ItemSize> {

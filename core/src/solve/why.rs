@@ -7,10 +7,11 @@ use crate::label::{Expression, Term};
 use crate::market::{Market, NodeTaints, offering_key, refused_by_wants, unavailable, untolerated};
 use crate::pod::Shape;
 use crate::reason::{NotServed, Origin, Rejection, Tally};
+use crate::solve::Solver;
 use crate::solve::bins::{Existing, Kind};
 use crate::solve::demand::{Demand, Level};
+use crate::solve::limits::takes;
 use crate::solve::topology::{Rule, Use};
-use crate::solve::{Solver, takes};
 
 impl<'w> Solver<'w> {
     /// Why a pod of this demand finds no place now.
