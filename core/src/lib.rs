@@ -5,10 +5,13 @@
 //! the daemon.
 
 pub mod amount;
+mod bits;
 pub mod cache;
+pub mod capacity;
 pub mod digest;
 pub mod evict;
 pub mod label;
+mod market;
 pub mod model;
 pub mod money;
 pub mod node;
@@ -17,8 +20,12 @@ pub mod pace;
 pub mod plan;
 pub mod pod;
 pub mod pool;
+pub mod prefetch;
 pub mod quantity;
 pub mod ranges;
 pub mod ready;
 pub mod reason;
 pub mod snapshot;
+pub mod solve;
+pub mod verify;
+pub mod world;

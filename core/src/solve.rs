@@ -1,0 +1,445 @@
+//! Planning: which pod goes where, and what is bought for those that fit nowhere.
+//!
+//! Waiting pods are taken by priority, the hardest to place first, a group as one. For each, the least
+//! score over all nodes that are there and all that could be bought wins. A pod that finds no place is
+//! tried again after the others, since what it needs may be a pod that is placed later. Preferences
+//! count as required until a pod would not be served with them; then they are given up one by one.
+//!
+//! The outcome is the same for every order of the input.
+
+use std::collections::BTreeMap;
+
+use crate::bits::Bits;
+use crate::money::{HourlyPrice, Millis};
+use crate::node::NodeState;
+use crate::plan::Plan;
+use crate::pod::{Eviction, ObjectKey};
+use crate::pool::{NodePool, Packing};
+use crate::reason::NotServed;
+use crate::snapshot::{Policy, Snapshot};
+use crate::solve::bins::{Bin, Company, Cost, Existing, Kind};
+use crate::solve::demand::Demand;
+use crate::solve::limits::Limit;
+use crate::solve::topology::Topology;
+use crate::world::{ShapeId, Slot, World, host_of};
+
+mod bins;
+mod demand;
+mod gang;
+mod limits;
+mod merge;
+mod place;
+mod result;
+mod topology;
+mod why;
+
+/// Plans one snapshot.
+pub fn plan(snapshot: &Snapshot, policy: &Policy) -> Plan {
+    World::new(snapshot, policy).plan()
+}
+
+impl World {
+    /// Plans the world as it is now.
+    pub fn plan(&self) -> Plan {
+        let mut solver = Solver::new(self);
+        solver.run();
+        solver.result()
+    }
+}
+
+pub(crate) struct Solver<'w> {
+    world: &'w World,
+    topology: Topology,
+    demands: Vec<Demand<'w>>,
+    /// Candidates that can be had now.
+    available: Bits,
+    bins: Vec<Bin<'w>>,
+    /// Waiting pods by number.
+    pods: Vec<Pending<'w>>,
+    placed: BTreeMap<usize, Placed>,
+    unserved: BTreeMap<usize, NotServed>,
+    /// Use of the limits of pools that have some.
+    limits: Vec<Option<Limit>>,
+    /// Launches by offering, where they are limited.
+    launches: BTreeMap<usize, u32>,
+    /// What to restore if a group cannot be placed as a whole.
+    journal: Option<gang::Journal<'w>>,
+    /// The domain that the group being placed must share.
+    within: Option<(topology::Key, u32)>,
+    /// Offerings that no pod is bought, counted by pool; worked out when somebody asks.
+    never_bought: std::cell::OnceCell<Vec<why::Count>>,
+    /// Bound members of each group, by role.
+    members: BTreeMap<&'w ObjectKey, gang::Members<'w>>,
+}
+
+pub(crate) struct Pending<'w> {
+    key: &'w ObjectKey,
+    demand: usize,
+    created: Millis,
+}
+
+/// Where a pod was put.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    bin: usize,
+    level: usize,
+    /// What came second.
+    next: Option<Cost>,
+}
+
+/// Pods planned in one go.
+enum Unit {
+    /// Pods of one shape.
+    Pods(usize, Vec<usize>),
+    /// A group, by name.
+    Group(ObjectKey, Vec<usize>),
+}
+
+impl<'w> Solver<'w> {
+    fn new(world: &'w World) -> Self {
+        let market = &world.market;
+        let mut available = Bits::all(market.len());
+        available.drop_all(&market.unavailable(world.now));
+        let (mut topology, mut sets) = (Topology::new(), Vec::new());
+        let mut shapes: Vec<ShapeId> = world
+            .pending
+            .values()
+            .map(|waiting| waiting.shape)
+            .collect();
+        // By content: the numbers depend on the order of the input, and so would the reasons.
+        shapes.sort_by(|a, b| world.shapes[*a].cmp(&world.shapes[*b]));
+        shapes.dedup();
+        let mut demands: Vec<Demand<'w>> = shapes
+            .iter()
+            .map(|shape| Demand::new(world, *shape, &available, &mut topology, &mut sets))
+            .collect();
+        let owners = topology::owners(world, &mut topology, &shapes);
+        demands
+            .iter_mut()
+            .for_each(|demand| demand.relate(&topology));
+        let number: BTreeMap<ShapeId, usize> = shapes
+            .iter()
+            .enumerate()
+            .map(|(at, id)| (*id, at))
+            .collect();
+        let pods = world
+            .pending
+            .iter()
+            .map(|(key, waiting)| Pending {
+                key,
+                demand: number[&waiting.shape],
+                created: waiting.created,
+            })
+            .collect();
+        let mut solver = Self {
+            world,
+            topology,
+            demands,
+            available,
+            bins: Vec::new(),
+            pods,
+            placed: BTreeMap::new(),
+            unserved: BTreeMap::new(),
+            limits: Vec::new(),
+            launches: BTreeMap::new(),
+            journal: None,
+            within: None,
+            never_bought: std::cell::OnceCell::new(),
+            members: BTreeMap::new(),
+        };
+        solver.limits = solver.limits();
+        solver.fill(&owners);
+        solver
+    }
+
+    /// Makes a bin of every node, and counts the pods that are bound.
+    fn fill(&mut self, owners: &std::collections::HashMap<ShapeId, Vec<usize>>) {
+        let world = self.world;
+        // What bound pods of each shape count for; nothing, for most.
+        let relations: Vec<Option<(Vec<usize>, Vec<usize>)>> = world
+            .shapes
+            .iter()
+            .enumerate()
+            .map(|(id, shape)| {
+                let counting = self.topology.counting(shape);
+                let owned = owners.get(&id).cloned().unwrap_or_default();
+                (!counting.is_empty() || !owned.is_empty() || shape.group.is_some())
+                    .then_some((counting, owned))
+            })
+            .collect();
+        let mut by_class: Vec<Option<Vec<u32>>> = vec![None; world.classes.len()];
+        let most_urgent = world
+            .market
+            .pools
+            .iter()
+            .map(|pool| pool.value_of_time)
+            .max()
+            .unwrap_or_default();
+        for slot in world.slots.values() {
+            let Some(node) = &slot.node else { continue };
+            let number = (node.pool.as_ref()).and_then(|name| {
+                world
+                    .market
+                    .pools
+                    .iter()
+                    .position(|pool| pool.name == *name)
+            });
+            let pool = number.map(|number| &world.market.pools[number]);
+            let standby = matches!(node.state, NodeState::Standby { .. });
+            let b = self.bins.len();
+            let mut domains = match &by_class[slot.class] {
+                Some(domains) => Vec::clone(domains),
+                None => {
+                    let mut domains = self.domains(b);
+                    for (key, domain) in domains.iter_mut().enumerate().skip(1) {
+                        let name = self.topology.keys[key].name.clone();
+                        if let Some(value) = world.classes[slot.class].labels.get(&name) {
+                            *domain = self.topology.domain(key, value, &world.market);
+                        }
+                    }
+                    by_class[slot.class] = Some(domains.clone());
+                    domains
+                }
+            };
+            domains[topology::HOST] = b as u32;
+            let claims = slot
+                .attached
+                .iter()
+                .flat_map(|shape| &world.shapes[*shape].volumes);
+            let mut bin = Bin {
+                kind: Kind::Existing(Existing {
+                    node,
+                    class: slot.class,
+                    host: host_of(node),
+                    inventory: world.believed(node),
+                    boot: bins::boot_of(node, world.now, world.policy.priors.gpu_boot),
+                    price: if standby {
+                        node.price.unwrap_or_default()
+                    } else {
+                        HourlyPrice(0)
+                    },
+                    life: pool.map_or(Millis(0), |pool| pool.expected_life),
+                    value_of_time: pool.map_or(most_urgent, |pool| pool.value_of_time),
+                    pool: number,
+                    company: pool.map_or(Company::None, |pool| company(world, slot, pool)),
+                    waited: Millis(0),
+                    timings: std::cell::RefCell::default(),
+                }),
+                domains,
+                amounts: slot.free.clone(),
+                ports: slot.ports.clone(),
+                claims: claims
+                    .map(|volume| (&volume.claim, volume.driver.as_str()))
+                    .collect(),
+                pods: Vec::new(),
+            };
+            bin.claims.sort_unstable();
+            bin.claims.dedup();
+            for (shape, bound) in &slot.pods {
+                let (Some((counting, owned)), 1..) = (&relations[*shape], bound.live) else {
+                    continue;
+                };
+                if let Some(group) = &world.shapes[*shape].group {
+                    let members = self.members.entry(group).or_default();
+                    *members
+                        .roles
+                        .entry(world.shapes[*shape].role())
+                        .or_default() += bound.live;
+                    members.bins.push(b);
+                }
+                let place = topology::Place {
+                    domains: &bin.domains,
+                    node: topology::NodeKind::Existing(&world.classes[slot.class], host_of(node)),
+                };
+                let by = i32::try_from(bound.live).unwrap_or(i32::MAX);
+                self.topology.count(counting, owned, &place, by);
+            }
+            self.bins.push(bin);
+        }
+    }
+
+    fn run(&mut self) {
+        self.honour_nominations();
+        let mut queue = self.units();
+        // Merging makes room, and gives limits back.
+        loop {
+            queue = self.go_round(queue);
+            if !self.merge_special() || queue.is_empty() {
+                break;
+            }
+        }
+        for unit in queue {
+            match unit {
+                Unit::Pods(demand, pods) => {
+                    let why = self.not_served(demand);
+                    self.unserved
+                        .extend(pods.into_iter().map(|pod| (pod, why.clone())));
+                }
+                Unit::Group(name, pods) => self.explain_group(&name, &pods),
+            }
+        }
+    }
+
+    /// Places what can be placed and gives back the rest. What a pod needs may be a pod that comes
+    /// later: it goes round until nothing more is placed.
+    fn go_round(&mut self, mut queue: Vec<Unit>) -> Vec<Unit> {
+        loop {
+            let before = self.placed.len();
+            let mut left = Vec::new();
+            for unit in queue {
+                match unit {
+                    Unit::Pods(demand, pods) => {
+                        let rest = self.place_all(demand, &pods);
+                        if !rest.is_empty() {
+                            left.push(Unit::Pods(demand, rest));
+                        }
+                    }
+                    Unit::Group(name, pods) => {
+                        let rest = self.place_group(&name, &pods);
+                        if !rest.is_empty() {
+                            left.push(Unit::Group(name, rest));
+                        }
+                    }
+                }
+            }
+            queue = left;
+            if queue.is_empty() || self.placed.len() == before {
+                return queue;
+            }
+        }
+    }
+
+    /// Puts pods where earlier plans meant them to be, so that planning again changes nothing.
+    fn honour_nominations(&mut self) {
+        if self.world.nominations.is_empty() {
+            return;
+        }
+        let by_name: BTreeMap<&str, usize> = self
+            .bins
+            .iter()
+            .enumerate()
+            .filter_map(|(b, bin)| match &bin.kind {
+                Kind::Existing(existing) => Some((existing.node.name.as_str(), b)),
+                Kind::New(_) => None,
+            })
+            .collect();
+        // Who must be near somebody finds them there only once they are: go round, as for placing.
+        loop {
+            let before = self.placed.len();
+            for unit in self.units() {
+                let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
+                for pod in pods {
+                    let nominee = self.world.nominations.get(self.pods[pod].key);
+                    if let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) {
+                        self.honour(pod, *b);
+                    }
+                }
+            }
+            if self.placed.len() == before {
+                break;
+            }
+        }
+    }
+
+    /// Puts a pod into the bin it was meant for, if it still can go there.
+    fn honour(&mut self, pod: usize, b: usize) {
+        let d = self.pods[pod].demand;
+        let able = (0..self.demands[d].levels.len()).find(|l| {
+            self.appraise(&self.demands[d], &self.demands[d].levels[*l], b)
+                .is_some()
+        });
+        if let Some(level) = able {
+            self.put(d, level, pod, b);
+            let placed = Placed {
+                bin: b,
+                level,
+                next: None,
+            };
+            self.placed.insert(pod, placed);
+        }
+    }
+
+    /// Pods that are not placed yet, in the order in which they are planned.
+    fn units(&self) -> Vec<Unit> {
+        let mut by_demand: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut by_group: BTreeMap<&ObjectKey, Vec<usize>> = BTreeMap::new();
+        for (number, pod) in self.pods.iter().enumerate() {
+            if self.placed.contains_key(&number) {
+                continue;
+            }
+            match &self.demands[pod.demand].shape.group {
+                Some(group) if self.world.groups.contains_key(group) => {
+                    by_group.entry(group).or_default().push(number);
+                }
+                _ => by_demand.entry(pod.demand).or_default().push(number),
+            }
+        }
+        let order = |pods: &mut Vec<usize>| {
+            pods.sort_by_key(|pod| {
+                (
+                    self.standing(*pod),
+                    self.pods[*pod].created,
+                    self.pods[*pod].key,
+                )
+            });
+        };
+        let mut units: Vec<Unit> = Vec::new();
+        for (demand, mut pods) in by_demand {
+            order(&mut pods);
+            units.push(Unit::Pods(demand, pods));
+        }
+        for (group, mut pods) in by_group {
+            order(&mut pods);
+            units.push(Unit::Group(group.clone(), pods));
+        }
+        units.sort_by_key(|unit| {
+            let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
+            let first = pods[0];
+            (
+                self.standing(first),
+                self.pods[first].created,
+                self.pods[first].key,
+            )
+        });
+        units
+    }
+
+    /// Who goes first: priority, then special resources, CPU and memory asked for.
+    fn standing(&self, pod: usize) -> impl Ord + use<> {
+        let demand = &self.demands[self.pods[pod].demand];
+        let special: i64 = demand
+            .asks
+            .iter()
+            .filter(|(dim, _)| *dim > crate::market::PODS)
+            .map(|(_, n)| *n)
+            .sum();
+        let special = if demand.special { special } else { 0 };
+        let ask = |dim| -demand.ask(dim);
+        (
+            -i64::from(demand.shape.priority),
+            -special,
+            ask(crate::market::CPU),
+            ask(crate::market::MEMORY),
+        )
+    }
+}
+
+/// What a node of `pool` runs, daemons and pods that leave not counted. Where the pool gives no pod a
+/// node of its own it does not matter.
+fn company(world: &World, slot: &Slot, pool: &NodePool) -> Company {
+    let mut company = Company::None;
+    if pool.packing == Packing::default() {
+        return company;
+    }
+    for (shape, bound) in &slot.pods {
+        let shape = &world.shapes[*shape];
+        if bound.live == 0 || shape.eviction == Eviction::Daemon {
+            continue;
+        }
+        if demand::has_alone(pool, shape) {
+            return Company::Alone;
+        }
+        company = Company::Shared;
+    }
+    company
+}
