@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod catalog;
 mod cli;
+mod columns;
 mod demo;
 
 fn main() -> ExitCode {
