@@ -24,10 +24,10 @@ mod file;
 mod gcp;
 mod node;
 mod price;
-#[allow(dead_code, reason = "written by the update, which comes next")]
 mod refreshed;
 mod row;
 mod size;
+mod update;
 
 /// A cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]

@@ -8,6 +8,8 @@ mod catalog;
 mod cli;
 mod columns;
 mod demo;
+#[allow(dead_code, reason = "its command comes next")]
+mod plan;
 
 fn main() -> ExitCode {
     cli::run(cli::Cli::parse())

@@ -222,20 +222,25 @@ pub(crate) fn prices(cloud: Cloud, region: &str) -> Prices {
     }
     if cloud == Cloud::Aws && !prices.types.is_empty() {
         prices.basis += &format!(", spot savings of {}", AWS_SPOT.dated);
-        for row in AWS_SPOT.rows() {
-            if field(&row, 0) != region {
-                continue;
-            }
-            if let Some(price) = prices.types.get_mut(field(&row, 1)) {
-                price.spot = price
-                    .on_demand
-                    .zip(field(&row, 2).parse().ok())
-                    .and_then(|(on_demand, saving)| spot_price(on_demand, saving));
-                price.bucket = field(&row, 3).parse().ok().and_then(Bucket::of);
+        for (name, (saving, class)) in savings(region) {
+            if let Some(price) = prices.types.get_mut(&name) {
+                price.spot = price.on_demand.and_then(|p| spot_price(p, saving));
+                price.bucket = Bucket::of(class);
             }
         }
     }
     prices
+}
+
+/// AWS's spot savings in per cent and classes of interruption in `region`.
+pub(crate) fn savings(region: &str) -> BTreeMap<String, (i32, u8)> {
+    let rows = AWS_SPOT.rows();
+    let rows = rows.iter().filter(|row| field(row, 0) == region);
+    let savings = rows.filter_map(|row| {
+        let advice = (field(row, 2).parse().ok()?, field(row, 3).parse().ok()?);
+        Some((field(row, 1).to_owned(), advice))
+    });
+    savings.collect()
 }
 
 fn prices_of(cloud: Cloud) -> &'static Table {

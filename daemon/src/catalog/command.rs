@@ -10,6 +10,7 @@ use headstart_core::offer::{InstanceType, Offering};
 use jiff::civil::Date;
 
 use super::choose::{CatalogArgs, Directory, Hint, market};
+use super::update::{self, Update};
 use super::{Cloud, Market, builtin, refreshed};
 use crate::columns::{Align, Columns};
 
@@ -49,6 +50,8 @@ enum What {
         #[command(flatten)]
         catalog: CatalogArgs,
     },
+    /// Refresh the prices of one region from the cloud's public price list
+    Update(Update),
 }
 
 /// Exit code of a command line or file that is wrong.
@@ -60,6 +63,7 @@ pub(crate) fn command(command: &Command) -> ExitCode {
         .to_datetime(jiff::Timestamp::now())
         .date();
     let said = match &command.what {
+        Some(What::Update(asked)) => return update::command(asked),
         None => Ok(summary(&command.directory, today)),
         Some(What::Show { name, catalog }) => {
             market(catalog, &Hint::default()).and_then(|market| show(&market, name))
