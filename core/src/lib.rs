@@ -5,10 +5,12 @@
 //! the daemon.
 
 pub mod amount;
+mod bits;
 pub mod cache;
 pub mod digest;
 pub mod evict;
 pub mod label;
+mod market;
 pub mod model;
 pub mod money;
 pub mod node;
@@ -22,3 +24,5 @@ pub mod ranges;
 pub mod ready;
 pub mod reason;
 pub mod snapshot;
+pub mod solve;
+pub mod world;

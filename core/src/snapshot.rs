@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub pod_budgets: Vec<PodBudget>,
     /// What is worth fetching ahead of demand, most wanted first.
     pub wishes: Vec<Wish>,
+    /// Nodes that earlier plans meant waiting pods for, by pod: tried first, so that planning again
+    /// changes nothing.
+    pub nominations: BTreeMap<ObjectKey, String>,
 }
 
 /// A PodDisruptionBudget, as far as it says how many pods may be moved now.

@@ -1,0 +1,549 @@
+//! Waiting pods, compiled: by shape, each with the candidates it could run on and the relations it
+//! has, once per level of preferences.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use crate::amount;
+use crate::bits::Bits;
+use crate::cache::Item;
+use crate::label::Term;
+use crate::market::{Dims, Market, NodeTaints, PODS};
+use crate::plan::Relaxed;
+use crate::pod::{HostPort, NodePolicy, Shape, Unsatisfiable};
+use crate::pool::GpuPacking;
+use crate::snapshot::Preferences;
+use crate::solve::topology::{HOST, Key, Rule, Topology, Use};
+use crate::world::{ShapeId, World, suits};
+
+/// One shape of waiting pods.
+pub(super) struct Demand<'w> {
+    pub(super) shape: &'w Shape,
+    /// What it asks for: resource and amount, never zero. One pod is among it.
+    pub(super) asks: Vec<(usize, i64)>,
+    /// From all preferences to none.
+    pub(super) levels: Vec<Level>,
+    /// The level that served its last pod; the next one starts there.
+    pub(super) level: Cell<usize>,
+    /// Tallies that count it.
+    pub(super) counted_by: Vec<usize>,
+    /// Tallies of its own required anti-affinity.
+    pub(super) owns: Vec<usize>,
+    /// Keys over which it takes part in a relation: a new node gets a domain of these with it.
+    pub(super) commits: Vec<Key>,
+    /// Items it starts with, numbered, ascending.
+    pub(super) items: Vec<usize>,
+    pub(super) ports: Vec<HostPort>,
+    /// Candidates that it would have for itself.
+    pub(super) dedicated: Bits,
+    /// Whether it asks for what only special types have.
+    pub(super) special: bool,
+    /// How many of it one new node takes because of its relations to itself.
+    pub(super) per_node: u32,
+    /// Whether placing one can make room for another elsewhere: a spread over zones and the like.
+    pub(super) shifting: bool,
+}
+
+/// What a shape asks for while some of its preferences are obeyed.
+pub(super) struct Level {
+    /// Candidates it could run on.
+    pub(super) mask: Bits,
+    pub(super) uses: Vec<Use>,
+    taints: NodeTaints,
+    prefers: Option<Term>,
+    /// What was given up to get here.
+    pub(super) relaxed: Vec<Relaxed>,
+    /// Node classes: not asked yet, no, yes.
+    classes: RefCell<Vec<Option<bool>>>,
+    /// Candidates whose domains are allowed, with the state of the tallies they were worked out for.
+    pub(super) allowed: RefCell<Option<(u64, Allowed)>>,
+}
+
+/// Domains a pod may go to now.
+#[derive(Clone)]
+pub(super) struct Allowed {
+    /// By key; `None` where every domain is.
+    pub(super) domains: Vec<Option<Vec<bool>>>,
+    /// Candidates in allowed domains; `None` for all.
+    pub(super) mask: Option<Bits>,
+}
+
+/// Numbers for items.
+#[derive(Default)]
+pub(super) struct Items<'w> {
+    pub(super) list: Vec<&'w Item>,
+    ids: HashMap<&'w Item, usize>,
+}
+
+impl<'w> Items<'w> {
+    fn intern(&mut self, item: &'w Item) -> usize {
+        *self.ids.entry(item).or_insert_with(|| {
+            self.list.push(item);
+            self.list.len() - 1
+        })
+    }
+}
+
+/// Preferences that are still obeyed.
+#[derive(Clone)]
+struct Obeyed {
+    affinity: usize,
+    anti_affinity: usize,
+    node_affinity: usize,
+    spread: usize,
+    taints: NodeTaints,
+}
+
+impl<'w> Demand<'w> {
+    /// Compiles a shape. `available` are the candidates that can be had now.
+    pub(super) fn new(
+        world: &'w World,
+        id: ShapeId,
+        available: &Bits,
+        topology: &mut Topology,
+        items: &mut Items<'w>,
+    ) -> Self {
+        let (shape, market) = (&*world.shapes[id], &world.market);
+        let base = market.compatible(shape, NodeTaints::Hard);
+        let levels = levels(world, shape, &base, available, topology);
+        let mut asks: Vec<(usize, i64)> = world
+            .dims
+            .row(&shape.requests)
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, amount)| *amount > 0)
+            .collect();
+        asks.push((PODS, 1));
+        merge(&mut asks);
+        let owns = shape
+            .anti_affinity
+            .iter()
+            .map(|term| topology.term(term, market))
+            .collect();
+        let mut own_items: Vec<usize> = shape.items.iter().map(|item| items.intern(item)).collect();
+        own_items.sort_unstable();
+        own_items.dedup();
+        let special = shape
+            .requests
+            .iter()
+            .any(|(name, amount)| amount > 0 && is_special(name))
+            || !shape.wants.gpu_skus.is_empty();
+        let most = |of: &Use| match &of.rule {
+            _ if of.key != HOST || !of.own => u32::MAX,
+            Rule::Spread { max_skew, .. } => *max_skew,
+            Rule::AntiAffinity => 1,
+            Rule::Affinity => u32::MAX,
+        };
+        let alone = !shape.host_ports.is_empty() || !shape.volumes.is_empty();
+        let per_node = levels
+            .iter()
+            .map(|level| level.uses.iter().map(most).min().unwrap_or(u32::MAX))
+            .min()
+            .unwrap_or(u32::MAX);
+        let shifting = levels
+            .iter()
+            .flat_map(|level| &level.uses)
+            .any(|of| of.key != HOST && of.own && matches!(of.rule, Rule::Spread { .. }));
+        Self {
+            asks,
+            level: Cell::new(0),
+            counted_by: Vec::new(),
+            owns,
+            commits: Vec::new(),
+            items: own_items,
+            ports: shape.host_ports.iter().cloned().collect(),
+            dedicated: dedicated(market, &world.dims, shape),
+            special,
+            per_node: if alone || shifting { 1 } else { per_node },
+            shifting,
+            levels,
+            shape,
+        }
+    }
+
+    /// Fills what depends on all tallies being known.
+    pub(super) fn relate(&mut self, topology: &Topology) {
+        self.counted_by = topology.counting(self.shape);
+        let used = self
+            .levels
+            .iter()
+            .flat_map(|level| level.uses.iter().map(|of| of.tally));
+        let mut keys: Vec<Key> = used
+            .chain(self.counted_by.iter().copied())
+            .chain(self.owns.iter().copied())
+            .map(|tally| topology.tallies[tally].key)
+            .filter(|key| *key != HOST)
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        self.commits = keys;
+    }
+
+    /// How much it asks for of a resource.
+    pub(super) fn ask(&self, dim: usize) -> i64 {
+        self.asks
+            .iter()
+            .find(|(d, _)| *d == dim)
+            .map_or(0, |(_, amount)| *amount)
+    }
+
+    /// Whether a node of the class and host name could run it at this level.
+    pub(super) fn suits(&self, level: &Level, world: &World, class: usize, host: &str) -> bool {
+        let by_host = || {
+            let suited = suits(self.shape, &world.classes[class], host, level.taints);
+            suited
+                && level
+                    .prefers
+                    .as_ref()
+                    .is_none_or(|term| matches_node(term, &world.classes[class].labels, host))
+        };
+        if self.names_host(level) {
+            return by_host();
+        }
+        let mut classes = level.classes.borrow_mut();
+        if classes.len() <= class {
+            classes.resize(class + 1, None);
+        }
+        *classes[class].get_or_insert_with(by_host)
+    }
+
+    fn names_host(&self, level: &Level) -> bool {
+        let host = |term: &Term| term.0.iter().any(|e| e.key == crate::label::HOSTNAME);
+        self.shape
+            .node_selector
+            .contains_key(crate::label::HOSTNAME)
+            || self.shape.node_affinity.iter().any(host)
+            || self
+                .shape
+                .volumes
+                .iter()
+                .any(|volume| volume.node_affinity.iter().any(host))
+            || level.prefers.as_ref().is_some_and(host)
+    }
+}
+
+impl Level {
+    /// The node affinity that is preferred at this level.
+    pub(super) fn preferred(&self) -> Option<&Term> {
+        self.prefers.as_ref()
+    }
+
+    /// Where the pod may go now, worked out again only when a count changed.
+    pub(super) fn with_allowed<T>(
+        &self,
+        demand: &Demand<'_>,
+        topology: &Topology,
+        market: &Market,
+        read: impl FnOnce(&Allowed) -> T,
+    ) -> T {
+        let mut known = self.allowed.borrow_mut();
+        if known
+            .as_ref()
+            .is_none_or(|(version, _)| *version != topology.version)
+        {
+            let domains = topology.allowed(&self.uses, &demand.counted_by);
+            let mask = mask(&domains, topology, market, &self.uses);
+            *known = Some((topology.version, Allowed { domains, mask }));
+        }
+        match &*known {
+            Some((_, allowed)) => read(allowed),
+            None => read(&Allowed {
+                domains: Vec::new(),
+                mask: None,
+            }),
+        }
+    }
+}
+
+/// Candidates all of whose domains are allowed.
+fn mask(
+    allowed: &[Option<Vec<bool>>],
+    topology: &Topology,
+    market: &Market,
+    uses: &[Use],
+) -> Option<Bits> {
+    let mut mask: Option<Bits> = None;
+    for (key, domains) in allowed.iter().enumerate() {
+        let Some(domains) = domains else { continue };
+        let mut of_key = Bits::none(market.len());
+        for (domain, _) in domains.iter().enumerate().filter(|(_, allowed)| **allowed) {
+            of_key.add(&topology.keys[key].masks[domain]);
+        }
+        if !Topology::needs_label(uses, key) {
+            let unlabelled = topology.keys[key].of_candidate.iter().enumerate();
+            for (c, _) in unlabelled.filter(|(_, d)| **d == super::topology::NO_DOMAIN) {
+                of_key.insert(c);
+            }
+        }
+        match &mut mask {
+            Some(mask) => mask.keep(&of_key),
+            None => mask = Some(of_key),
+        }
+    }
+    mask
+}
+
+fn levels(
+    world: &World,
+    shape: &Shape,
+    base: &Bits,
+    available: &Bits,
+    topology: &mut Topology,
+) -> Vec<Level> {
+    let soft = shape
+        .spread
+        .iter()
+        .filter(|s| s.when == Unsatisfiable::ScheduleAnyway)
+        .count();
+    let none = Obeyed {
+        affinity: 0,
+        anti_affinity: 0,
+        node_affinity: 0,
+        spread: 0,
+        taints: NodeTaints::Hard,
+    };
+    if world.policy.preferences == Preferences::Ignore {
+        return vec![level(world, shape, base, available, topology, &none, &[])];
+    }
+    let mut obeyed = Obeyed {
+        affinity: shape.preferred_affinity.len(),
+        anti_affinity: shape.preferred_anti_affinity.len(),
+        node_affinity: shape.preferred_node_affinity.len(),
+        spread: soft,
+        taints: NodeTaints::All,
+    };
+    // A taint that may be tolerated counts as a preference only where a pool or a node has one.
+    let tainted = |taints: &[crate::label::Taint]| {
+        crate::market::untolerated(taints, &shape.tolerations, NodeTaints::All).is_some()
+            && crate::market::untolerated(taints, &shape.tolerations, NodeTaints::Hard).is_none()
+    };
+    let some_taint = world.market.pools.iter().any(|pool| tainted(&pool.taints))
+        || world.classes.iter().any(|class| tainted(&class.taints));
+    if !some_taint {
+        obeyed.taints = NodeTaints::Hard;
+    }
+    let mut relaxed = Vec::new();
+    let mut levels = Vec::new();
+    loop {
+        levels.push(level(
+            world, shape, base, available, topology, &obeyed, &relaxed,
+        ));
+        let given_up = if obeyed.affinity > 0 {
+            obeyed.affinity -= 1;
+            Relaxed::Affinity
+        } else if obeyed.anti_affinity > 0 {
+            obeyed.anti_affinity -= 1;
+            Relaxed::AntiAffinity
+        } else if obeyed.node_affinity > 0 {
+            obeyed.node_affinity -= 1;
+            Relaxed::NodeAffinity
+        } else if obeyed.spread > 0 {
+            obeyed.spread -= 1;
+            Relaxed::Spread
+        } else if obeyed.taints == NodeTaints::All {
+            obeyed.taints = NodeTaints::Hard;
+            Relaxed::Taint
+        } else {
+            return levels;
+        };
+        relaxed.push(given_up);
+    }
+}
+
+fn level(
+    world: &World,
+    shape: &Shape,
+    base: &Bits,
+    available: &Bits,
+    topology: &mut Topology,
+    obeyed: &Obeyed,
+    relaxed: &[Relaxed],
+) -> Level {
+    let market = &world.market;
+    let mut mask = base.clone();
+    if obeyed.taints == NodeTaints::All {
+        mask.keep(&market.compatible(shape, NodeTaints::All));
+    }
+    // The heaviest preference that is left counts as required; heavier ones were given up before.
+    let prefers = heaviest(
+        &shape.preferred_node_affinity,
+        obeyed.node_affinity,
+        Order::LightestLast,
+    )
+    .first()
+    .map(|term| (*term).clone());
+    if let Some(term) = &prefers {
+        mask.keep(&market.satisfying_term(term));
+    }
+    let mut uses = Vec::new();
+    let mut relate = |tally: usize, rule: Rule, topology: &Topology| {
+        let own = topology.tallies[tally].selects(shape);
+        uses.push(Use {
+            tally,
+            key: topology.tallies[tally].key,
+            own,
+            rule,
+        });
+    };
+    let preferred = heaviest(
+        &shape.preferred_affinity,
+        obeyed.affinity,
+        Order::HeaviestFirst,
+    );
+    for term in shape.affinity.iter().chain(preferred) {
+        let tally = topology.term(term, market);
+        relate(tally, Rule::Affinity, topology);
+    }
+    let preferred = heaviest(
+        &shape.preferred_anti_affinity,
+        obeyed.anti_affinity,
+        Order::HeaviestFirst,
+    );
+    for term in shape.anti_affinity.iter().chain(preferred) {
+        let tally = topology.term(term, market);
+        relate(tally, Rule::AntiAffinity, topology);
+    }
+    let mut soft = obeyed.spread;
+    for spread in &shape.spread {
+        if spread.when == Unsatisfiable::ScheduleAnyway {
+            if soft == 0 {
+                continue;
+            }
+            soft -= 1;
+        }
+        let tally = topology.spread(spread, shape, market);
+        let candidates = match spread.node_affinity {
+            NodePolicy::Honor => Some(base),
+            NodePolicy::Ignore => None,
+        };
+        let eligible = eligible(world, topology, tally, available, candidates);
+        let rule = Rule::Spread {
+            max_skew: spread.max_skew.max(1),
+            min_domains: spread.min_domains,
+            eligible,
+        };
+        relate(tally, rule, topology);
+    }
+    Level {
+        mask,
+        uses,
+        taints: obeyed.taints,
+        prefers,
+        relaxed: relaxed.to_vec(),
+        classes: RefCell::default(),
+        allowed: RefCell::default(),
+    }
+}
+
+/// Which of weighted terms are obeyed while `count` of them are.
+enum Order {
+    /// Given up lightest first.
+    HeaviestFirst,
+    /// Given up heaviest first.
+    LightestLast,
+}
+
+fn heaviest<T>(terms: &[(i32, T)], count: usize, order: Order) -> Vec<&T> {
+    let mut sorted: Vec<&(i32, T)> = terms.iter().collect();
+    sorted.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    let skip = match order {
+        Order::HeaviestFirst => 0,
+        Order::LightestLast => terms.len() - count,
+    };
+    sorted
+        .into_iter()
+        .skip(skip)
+        .take(count)
+        .map(|(_, term)| term)
+        .collect()
+}
+
+/// Domains that count for the minimum of a spread: those of nodes that are there, and those where a
+/// node could be bought.
+fn eligible(
+    world: &World,
+    topology: &mut Topology,
+    tally: usize,
+    available: &Bits,
+    candidates: Option<&Bits>,
+) -> Vec<bool> {
+    let key = topology.tallies[tally].key;
+    if key == HOST {
+        return Vec::new();
+    }
+    let name = topology.keys[key].name.clone();
+    let mut known = Vec::new();
+    for slot in world.slots.values() {
+        let Some(node) = &slot.node else { continue };
+        let class = &world.classes[slot.class];
+        if let Some(value) = class.labels.get(&name)
+            && topology.tallies[tally].eligible_at(class, crate::world::host_of(node))
+        {
+            let domain = topology.domain(key, value, &world.market) as usize;
+            known.push(domain);
+        }
+    }
+    let mut eligible = vec![false; topology.keys[key].masks.len()];
+    known.into_iter().for_each(|domain| eligible[domain] = true);
+    let counted = topology.tallies[tally].eligible_candidates();
+    for (domain, mask) in topology.keys[key].masks.iter().enumerate() {
+        let others: Vec<&Bits> = [Some(available), candidates, counted]
+            .into_iter()
+            .flatten()
+            .collect();
+        eligible[domain] |= mask.first_of(&others).is_some();
+    }
+    eligible
+}
+
+fn matches_node(term: &Term, labels: &crate::label::Labels, host: &str) -> bool {
+    !term.0.is_empty()
+        && term.0.iter().all(|e| {
+            e.matches(match e.key.as_str() {
+                crate::label::HOSTNAME => Some(host),
+                key => labels.get(key).map(String::as_str),
+            })
+        })
+}
+
+/// Candidates that a pod of this shape would have for itself.
+fn dedicated(market: &Market, dims: &Dims, shape: &Shape) -> Bits {
+    let mut mask = Bits::none(market.len());
+    let row = dims.row(&shape.requests);
+    let asks_gpu = shape
+        .requests
+        .iter()
+        .any(|(name, amount)| amount > 0 && is_special(name));
+    for (p, pool) in market.pools.iter().enumerate() {
+        let over = |limit: Option<i64>, dim: usize| limit.is_some_and(|limit| row[dim] >= limit);
+        let packing = &pool.packing;
+        if over(packing.dedicated_cpu, crate::market::CPU)
+            || over(packing.dedicated_memory, crate::market::MEMORY)
+            || (asks_gpu && packing.gpu == GpuPacking::Dedicated)
+        {
+            mask.add(market.of_pool(p));
+        }
+    }
+    mask
+}
+
+/// Whether a resource is one that only special types have.
+fn is_special(name: &str) -> bool {
+    !matches!(
+        name,
+        amount::CPU | amount::MEMORY | amount::EPHEMERAL_STORAGE | amount::PODS
+    ) && !name.starts_with("hugepages-")
+        && !name.starts_with("attachable-volumes-")
+}
+
+fn merge(asks: &mut Vec<(usize, i64)>) {
+    asks.sort_unstable();
+    asks.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 += next.1;
+        }
+        same
+    });
+}

@@ -1,0 +1,351 @@
+//! Why not: the first reason that keeps a pod off each node and offering, counted.
+
+use std::collections::BTreeMap;
+
+use crate::bits::Bits;
+use crate::label::{Expression, Term};
+use crate::market::{Market, NodeTaints, offering_key, refused_by_wants, unavailable, untolerated};
+use crate::pod::Shape;
+use crate::reason::{NotServed, Origin, Rejection, Tally};
+use crate::solve::bins::{Existing, Kind};
+use crate::solve::demand::{Demand, Level};
+use crate::solve::topology::{Rule, Use};
+use crate::solve::{Solver, takes};
+
+impl<'w> Solver<'w> {
+    /// Why a pod of this demand finds no place now.
+    pub(super) fn not_served(&self, d: usize) -> NotServed {
+        let demand = &self.demands[d];
+        if let Some(why) = demand
+            .shape
+            .volumes
+            .iter()
+            .find_map(|volume| volume.unusable.clone())
+        {
+            return NotServed::Impossible { what: why };
+        }
+        let Some(level) = demand.levels.last() else {
+            return NotServed::Impossible {
+                what: "no level of preferences".to_owned(),
+            };
+        };
+        let mut nodes = Count::default();
+        for (b, bin) in self.bins.iter().enumerate() {
+            if let Kind::Existing(existing) = &bin.kind {
+                let why = self
+                    .refused_existing(demand, level, b, existing)
+                    .or_else(|| self.too_small(demand, &bin.amounts));
+                if let Some(why) = why {
+                    nodes.add(why, || existing.node.name.clone());
+                }
+            }
+        }
+        NotServed::NoCandidate {
+            nodes: nodes.tallies(),
+            offerings: self.not_bought(demand, level),
+        }
+    }
+
+    fn not_bought(&self, demand: &Demand<'w>, level: &Level) -> Vec<(String, Vec<Tally>)> {
+        let market = &self.world.market;
+        let numbers: BTreeMap<(usize, usize), usize> = market
+            .candidates
+            .iter()
+            .enumerate()
+            .map(|(c, of)| ((of.pool, of.offering), c))
+            .collect();
+        let mut order: Vec<usize> = (0..market.offerings.len()).collect();
+        order.sort_by_key(|o| {
+            (
+                market.offerings[*o].price,
+                offering_key(&market.types, &market.offerings[*o]),
+            )
+        });
+        let mut pools: Vec<(String, Vec<Tally>)> = Vec::new();
+        for (p, pool) in market.pools.iter().enumerate() {
+            let mut count = Count::default();
+            for o in &order {
+                let offering = &market.offerings[*o];
+                let why = match numbers.get(&(p, *o)) {
+                    None => market.refused(pool, offering),
+                    Some(c) => self.refused_candidate(demand, level, *c),
+                };
+                if let Some(why) = why {
+                    count.add(why, || offering_key(&market.types, offering).to_string());
+                }
+            }
+            pools.push((pool.name.clone(), count.tallies()));
+        }
+        pools
+    }
+
+    /// Why a new node of candidate `c` cannot take a pod of this demand, if so.
+    fn refused_candidate(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
+        let (market, shape) = (&self.world.market, demand.shape);
+        if let Some(taint) =
+            untolerated(&market.pool(c).taints, &shape.tolerations, NodeTaints::Hard)
+        {
+            return Some(Rejection::Taint(taint.clone()));
+        }
+        let label = |key: &str| market.label(c, key);
+        let by_label = unmatched(shape, &shape.node_affinity, label).or_else(|| {
+            let volume = shape
+                .volumes
+                .iter()
+                .find(|v| !any(&v.node_affinity, label))?;
+            Some(Rejection::Volume {
+                claim: volume.claim.clone(),
+            })
+        });
+        by_label
+            .or_else(|| {
+                refused_by_wants(
+                    &shape.wants,
+                    market.kind(c),
+                    market.offering(c),
+                    Origin::Pod,
+                )
+            })
+            .or_else(|| self.too_small(demand, market.room(c)))
+            .or_else(|| unavailable(market.offering(c), self.world.now))
+            .or_else(|| self.unaffordable(c))
+            .or_else(|| self.unrelated(demand, level, c))
+            .or_else(|| {
+                let limits = &market.pool(c).volume_limits;
+                let (driver, limit) = super::bins::over_limit(&[], demand, limits)?;
+                Some(Rejection::AttachLimit {
+                    driver: driver.to_owned(),
+                    limit,
+                })
+            })
+            .or_else(|| too_few(market, &level.mask, &[&self.available]))
+    }
+
+    fn unaffordable(&self, c: usize) -> Option<Rejection> {
+        if self.affordable(c, None) {
+            return None;
+        }
+        let market = &self.world.market;
+        let over = self.limits[market.candidates[c].pool]
+            .as_ref()
+            .and_then(|limit| {
+                limit.rows.iter().find_map(|(name, used, most)| {
+                    let adding = takes(market, c, name);
+                    (used + adding > *most).then(|| Rejection::PoolLimit {
+                        resource: name.clone(),
+                        used: *used,
+                        adding,
+                        limit: *most,
+                    })
+                })
+            });
+        over.or_else(|| {
+            market
+                .offering(c)
+                .launch_budget
+                .map(|allowed| Rejection::LaunchBudget { allowed })
+        })
+    }
+
+    /// Why the pod's relations keep it off a new node of candidate `c`.
+    fn unrelated(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
+        let fresh = self.bins.len() as u32;
+        if let Err(at) = self
+            .topology
+            .host_allows(&level.uses, &demand.counted_by, fresh)
+        {
+            return Some(self.relation(level, at));
+        }
+        level.with_allowed(demand, &self.topology, &self.world.market, |allowed| {
+            let wrong = allowed.domains.iter().enumerate().find(|(key, domains)| {
+                let domain = self.topology.keys[*key]
+                    .of_candidate
+                    .get(c)
+                    .copied()
+                    .unwrap_or(u32::MAX);
+                domains
+                    .as_ref()
+                    .is_some_and(|list| !list.get(domain as usize).copied().unwrap_or(false))
+            });
+            wrong.map(|(key, _)| self.relation_over(level, key))
+        })
+    }
+
+    fn too_small(&self, demand: &Demand<'w>, free: &[i64]) -> Option<Rejection> {
+        let short = demand
+            .asks
+            .iter()
+            .find(|(dim, amount)| *amount > free[*dim]);
+        short.map(|(dim, amount)| Rejection::Resource {
+            resource: self.world.dims.name(*dim).to_owned(),
+            asked: *amount,
+            free: free[*dim],
+        })
+    }
+
+    /// Why a node's labels or taints do not suit the pod.
+    pub(super) fn unsuitable(
+        &self,
+        demand: &Demand<'w>,
+        level: &Level,
+        existing: &Existing<'w>,
+    ) -> Rejection {
+        let class = &self.world.classes[existing.class];
+        let label = |key: &str| match key {
+            crate::label::HOSTNAME => Some(existing.host),
+            _ => class.labels.get(key).map(String::as_str),
+        };
+        let shape = demand.shape;
+        unmatched(shape, &shape.node_affinity, label)
+            .or_else(|| {
+                untolerated(&class.taints, &shape.tolerations, NodeTaints::Hard)
+                    .cloned()
+                    .map(Rejection::Taint)
+            })
+            .or_else(|| {
+                let volume = shape
+                    .volumes
+                    .iter()
+                    .find(|v| !any(&v.node_affinity, label))?;
+                Some(Rejection::Volume {
+                    claim: volume.claim.clone(),
+                })
+            })
+            .or_else(|| {
+                level
+                    .preferred()
+                    .and_then(|term| unmatched_term(term, label))
+            })
+            .or_else(|| {
+                untolerated(&class.taints, &shape.tolerations, NodeTaints::All)
+                    .cloned()
+                    .map(Rejection::Taint)
+            })
+            .unwrap_or(Rejection::Leaving)
+    }
+
+    /// The rejection for the use at `at`; past the end, somebody else's anti-affinity.
+    pub(super) fn relation(&self, level: &Level, at: usize) -> Rejection {
+        let host = crate::label::HOSTNAME.to_owned();
+        level
+            .uses
+            .get(at)
+            .map_or(Rejection::AntiAffinity { key: host }, |of| {
+                self.rejection(of)
+            })
+    }
+
+    /// The rejection by relations over one key.
+    pub(super) fn relation_over(&self, level: &Level, key: usize) -> Rejection {
+        let rule = level.uses.iter().find(|of| of.key == key);
+        let name = || self.topology.keys[key].name.clone();
+        rule.map_or_else(
+            || Rejection::AntiAffinity { key: name() },
+            |of| self.rejection(of),
+        )
+    }
+
+    fn rejection(&self, of: &Use) -> Rejection {
+        let key = self.topology.keys[of.key].name.clone();
+        match &of.rule {
+            Rule::Spread { max_skew, .. } => Rejection::Spread {
+                key,
+                max_skew: *max_skew,
+            },
+            Rule::Affinity => Rejection::Affinity { key },
+            Rule::AntiAffinity => Rejection::AntiAffinity { key },
+        }
+    }
+}
+
+/// The first condition of the pod that labels do not satisfy.
+fn unmatched<'a>(
+    shape: &Shape,
+    terms: &[Term],
+    label: impl Fn(&str) -> Option<&'a str> + Copy,
+) -> Option<Rejection> {
+    let selector = Term(shape.selector_expressions().collect());
+    unmatched_term(&selector, label).or_else(|| {
+        if any(terms, label) {
+            return None;
+        }
+        terms.first().and_then(|term| unmatched_term(term, label))
+    })
+}
+
+fn unmatched_term<'a>(term: &Term, label: impl Fn(&str) -> Option<&'a str>) -> Option<Rejection> {
+    term.0
+        .iter()
+        .find(|e| !e.matches(label(&e.key)))
+        .map(|e: &Expression| Rejection::Label {
+            expression: e.clone(),
+            found: label(&e.key).map(str::to_owned),
+            by: Origin::Pod,
+        })
+}
+
+fn any<'a>(terms: &[Term], label: impl Fn(&str) -> Option<&'a str> + Copy) -> bool {
+    terms.is_empty()
+        || terms
+            .iter()
+            .any(|t| !t.0.is_empty() && t.0.iter().all(|e| e.matches(label(&e.key))))
+}
+
+/// The first demand for a choice that the candidates left do not meet.
+pub(super) fn too_few(market: &Market, mask: &Bits, others: &[&Bits]) -> Option<Rejection> {
+    for (p, pool) in market.pools.iter().enumerate() {
+        for requirement in &pool.requirements {
+            let Some(wanted) = requirement.min_values else {
+                continue;
+            };
+            let key = &requirement.expression.key;
+            let mut all = others.to_vec();
+            all.push(market.of_pool(p));
+            let mut values: Vec<&str> = mask
+                .meet(&all)
+                .filter_map(|c| market.label(c, key))
+                .collect();
+            values.sort_unstable();
+            values.dedup();
+            let found = values.len() as u32;
+            if found < wanted {
+                return Some(Rejection::MinValues {
+                    key: key.clone(),
+                    wanted,
+                    found,
+                });
+            }
+        }
+    }
+    None
+}
+
+/// Rejections with how often each occurs.
+#[derive(Default)]
+struct Count {
+    seen: BTreeMap<Rejection, (usize, String)>,
+}
+
+impl Count {
+    fn add(&mut self, rejection: Rejection, example: impl Fn() -> String) {
+        self.seen
+            .entry(rejection)
+            .or_insert_with(|| (0, example()))
+            .0 += 1;
+    }
+
+    /// Most frequent first.
+    fn tallies(self) -> Vec<Tally> {
+        let mut tallies: Vec<Tally> = self
+            .seen
+            .into_iter()
+            .map(|(rejection, (count, example))| Tally {
+                rejection,
+                count,
+                example,
+            })
+            .collect();
+        tallies.sort_by_key(|tally| std::cmp::Reverse(tally.count));
+        tallies
+    }
+}

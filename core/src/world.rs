@@ -1,0 +1,383 @@
+//! The world, compiled and kept: what the daemon updates by watch events and plans from, round after
+//! round, without building anew what did not change.
+//!
+//! Pods are held by shape, nodes by class (equal labels and taints), so that a question about 100,000
+//! pods or 5,000 nodes is asked once per distinct answer.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::cache::{Inventory, Item, ItemSize};
+use crate::label::{self, Labels, Taint};
+use crate::market::{Dims, Market, NodeTaints, PODS, untolerated};
+use crate::money::Millis;
+use crate::node::{Node, NodeState};
+use crate::offer::{InstanceType, Offering};
+use crate::pod::{Eviction, Group, HostPort, ObjectKey, Phase, Pod, Progress, Shape};
+use crate::pool::NodePool;
+use crate::snapshot::{Policy, Snapshot};
+
+/// The number of an interned shape.
+pub(crate) type ShapeId = usize;
+
+/// The compiled world.
+pub struct World {
+    pub(crate) policy: Policy,
+    pub(crate) now: Millis,
+    pub(crate) dims: Dims,
+    pub(crate) market: Market,
+    pub(crate) shapes: Vec<Arc<Shape>>,
+    pub(crate) slots: BTreeMap<String, Slot>,
+    pub(crate) pending: BTreeMap<ObjectKey, Waiting>,
+    pub(crate) groups: BTreeMap<ObjectKey, Group>,
+    pub(crate) inventories: BTreeMap<String, Inventory>,
+    pub(crate) items: BTreeMap<Item, ItemSize>,
+    pub(crate) nominations: BTreeMap<ObjectKey, String>,
+    pub(crate) classes: Vec<Class>,
+    shape_ids: HashMap<Arc<Shape>, ShapeId>,
+    class_ids: HashMap<Class, usize>,
+    bound: HashMap<ObjectKey, (String, ShapeId, Progress)>,
+    daemons: Vec<Shape>,
+}
+
+/// A pod that waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) created: Millis,
+    pub(crate) shape: ShapeId,
+}
+
+/// Nodes that look the same to a pod, but for their host name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Class {
+    pub(crate) labels: Labels,
+    pub(crate) taints: Vec<Taint>,
+}
+
+/// One node name: the node, if it is known, and the pods bound to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) node: Option<Node>,
+    pub(crate) class: usize,
+    /// Pods by shape: those that count for selectors, and those being deleted.
+    pub(crate) pods: BTreeMap<ShapeId, Bound>,
+    /// What is free for pods, daemons that are still to come taken off.
+    pub(crate) free: Box<[i64]>,
+    /// Host ports in use, those of daemons still to come included.
+    pub(crate) ports: Vec<HostPort>,
+}
+
+/// How many pods of one shape a node runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Bound {
+    pub(crate) live: u32,
+    pub(crate) leaving: u32,
+}
+
+impl World {
+    /// Compiles a snapshot.
+    pub fn new(snapshot: &Snapshot, policy: &Policy) -> Self {
+        let mut dims = Dims::new();
+        for pod in &snapshot.pods {
+            for (name, amount) in pod.shape.requests.iter() {
+                if amount > 0 {
+                    dims.intern(name);
+                }
+            }
+        }
+        let market = Market::new(
+            &dims,
+            policy.priors,
+            snapshot.pools.clone(),
+            snapshot.types.clone(),
+            snapshot.offerings.clone(),
+            &snapshot.daemons,
+        );
+        let mut world = Self {
+            policy: policy.clone(),
+            now: snapshot.now,
+            dims,
+            market,
+            shapes: Vec::new(),
+            slots: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            groups: snapshot
+                .groups
+                .iter()
+                .map(|group| (group.key.clone(), group.clone()))
+                .collect(),
+            inventories: snapshot.inventories.clone(),
+            items: snapshot.items.clone(),
+            nominations: snapshot.nominations.clone(),
+            classes: Vec::new(),
+            shape_ids: HashMap::new(),
+            class_ids: HashMap::new(),
+            bound: HashMap::new(),
+            daemons: snapshot.daemons.clone(),
+        };
+        for pod in &snapshot.pods {
+            world.place_pod(pod);
+        }
+        for node in &snapshot.nodes {
+            world.slots.entry(node.name.clone()).or_default().node = Some(node.clone());
+        }
+        let names: Vec<String> = world.slots.keys().cloned().collect();
+        names.iter().for_each(|name| world.refresh(name));
+        world
+    }
+
+    /// Moves time on.
+    pub fn set_now(&mut self, now: Millis) {
+        self.now = now;
+    }
+
+    /// Takes a pod as it is now: new, moved, or changed.
+    pub fn set_pod(&mut self, pod: &Pod) {
+        let before = self.forget_pod(&pod.key);
+        let after = self.place_pod(pod);
+        for name in before.iter().chain(&after) {
+            self.refresh(name);
+        }
+    }
+
+    /// Forgets a pod.
+    pub fn remove_pod(&mut self, key: &ObjectKey) {
+        if let Some(name) = self.forget_pod(key) {
+            self.refresh(&name);
+        }
+    }
+
+    /// Takes a node as it is now.
+    pub fn set_node(&mut self, node: Node) {
+        let name = node.name.clone();
+        self.slots.entry(name.clone()).or_default().node = Some(node);
+        self.refresh(&name);
+    }
+
+    /// Forgets a node. Pods bound to it stay bound to its name until they are removed.
+    pub fn remove_node(&mut self, name: &str) {
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.node = None;
+            if slot.pods.is_empty() {
+                self.slots.remove(name);
+            }
+        }
+    }
+
+    /// Takes what a node's agent reported, or that it reports nothing any more.
+    pub fn set_inventory(&mut self, node: &str, inventory: Option<Inventory>) {
+        match inventory {
+            Some(inventory) => self.inventories.insert(node.to_owned(), inventory),
+            None => self.inventories.remove(node),
+        };
+    }
+
+    /// Takes what can be bought now, and what every node runs.
+    pub fn set_market(
+        &mut self,
+        pools: Vec<NodePool>,
+        types: Vec<InstanceType>,
+        offerings: Vec<Offering>,
+        daemons: Vec<Shape>,
+    ) {
+        self.market = Market::new(
+            &self.dims,
+            self.policy.priors,
+            pools,
+            types,
+            offerings,
+            &daemons,
+        );
+        if daemons != self.daemons {
+            self.daemons = daemons;
+            self.refresh_all();
+        }
+    }
+
+    /// Takes the groups, sizes and nominations as they are now.
+    pub fn set_demand(
+        &mut self,
+        groups: Vec<Group>,
+        items: BTreeMap<Item, ItemSize>,
+        nominations: BTreeMap<ObjectKey, String>,
+    ) {
+        self.groups = groups
+            .into_iter()
+            .map(|group| (group.key.clone(), group))
+            .collect();
+        self.items = items;
+        self.nominations = nominations;
+    }
+
+    /// What the node's agent reported, unless that is too old to be believed.
+    pub(crate) fn fresh_inventory(&self, node: &str) -> Option<&Inventory> {
+        self.inventories
+            .get(node)
+            .filter(|inventory| self.now - inventory.observed <= self.policy.inventory_age)
+    }
+
+    fn intern(&mut self, shape: &Shape) -> ShapeId {
+        if let Some(id) = self.shape_ids.get(shape) {
+            return *id;
+        }
+        let shape = Arc::new(shape.clone());
+        self.shapes.push(Arc::clone(&shape));
+        self.shape_ids.insert(shape, self.shapes.len() - 1);
+        self.shapes.len() - 1
+    }
+
+    fn place_pod(&mut self, pod: &Pod) -> Option<String> {
+        let known = self.dims.len();
+        for (name, amount) in pod.shape.requests.iter() {
+            if amount > 0 {
+                self.dims.intern(name);
+            }
+        }
+        if self.dims.len() > known {
+            self.market.fill(&self.dims, &self.daemons);
+            self.refresh_all();
+        }
+        let shape = self.intern(&pod.shape);
+        match &pod.phase {
+            Phase::Pending => {
+                self.pending.insert(
+                    pod.key.clone(),
+                    Waiting {
+                        created: pod.created,
+                        shape,
+                    },
+                );
+                None
+            }
+            Phase::Bound { node, progress } => {
+                let counts = self
+                    .slots
+                    .entry(node.clone())
+                    .or_default()
+                    .pods
+                    .entry(shape)
+                    .or_default();
+                *counts.of(*progress) += 1;
+                self.bound
+                    .insert(pod.key.clone(), (node.clone(), shape, *progress));
+                Some(node.clone())
+            }
+        }
+    }
+
+    fn forget_pod(&mut self, key: &ObjectKey) -> Option<String> {
+        self.pending.remove(key);
+        let (node, shape, progress) = self.bound.remove(key)?;
+        let slot = self.slots.get_mut(&node)?;
+        let counts = slot.pods.get_mut(&shape)?;
+        *counts.of(progress) -= 1;
+        if counts.live + counts.leaving == 0 {
+            slot.pods.remove(&shape);
+        }
+        if slot.pods.is_empty() && slot.node.is_none() {
+            self.slots.remove(&node);
+        }
+        Some(node)
+    }
+
+    fn refresh_all(&mut self) {
+        let names: Vec<String> = self.slots.keys().cloned().collect();
+        names.iter().for_each(|name| self.refresh(name));
+    }
+
+    /// Works out again what follows from a node and its pods.
+    fn refresh(&mut self, name: &str) {
+        let Some(slot) = self.slots.get(name) else {
+            return;
+        };
+        let Some(node) = &slot.node else { return };
+        let class = class_of(node);
+        let mut free = self.dims.row(&node.allocatable);
+        let mut ports = Vec::new();
+        let mut daemons_there = BTreeSet::new();
+        for (shape, counts) in &slot.pods {
+            let shape = &self.shapes[*shape];
+            let number = i64::from(counts.live + counts.leaving);
+            for (room, amount) in free.iter_mut().zip(&self.dims.row(&shape.requests)) {
+                *room = room.saturating_sub(amount.saturating_mul(number));
+            }
+            free[PODS] -= number;
+            ports.extend(shape.host_ports.iter().cloned());
+            if shape.eviction == Eviction::Daemon {
+                daemons_there.insert(&shape.owner);
+            }
+        }
+        for daemon in &self.daemons {
+            let there = daemon.owner.is_some() && daemons_there.contains(&daemon.owner);
+            if there || !suits(daemon, &class, host_of(node), NodeTaints::Hard) {
+                continue;
+            }
+            for (room, amount) in free.iter_mut().zip(&self.dims.row(&daemon.requests)) {
+                *room = room.saturating_sub(*amount);
+            }
+            free[PODS] -= 1;
+            ports.extend(daemon.host_ports.iter().cloned());
+        }
+        let class = match self.class_ids.get(&class) {
+            Some(id) => *id,
+            None => {
+                self.classes.push(class.clone());
+                self.class_ids.insert(class, self.classes.len() - 1);
+                self.classes.len() - 1
+            }
+        };
+        if let Some(slot) = self.slots.get_mut(name) {
+            (slot.class, slot.free, slot.ports) = (class, free, ports);
+        }
+    }
+}
+
+impl Bound {
+    fn of(&mut self, progress: Progress) -> &mut u32 {
+        match progress {
+            Progress::Terminating => &mut self.leaving,
+            Progress::Starting | Progress::Running => &mut self.live,
+        }
+    }
+}
+
+/// The node's host name label; its name where it has none.
+pub(crate) fn host_of(node: &Node) -> &str {
+    node.labels.get(label::HOSTNAME).unwrap_or(&node.name)
+}
+
+fn class_of(node: &Node) -> Class {
+    let mut labels = node.labels.clone();
+    labels.remove(label::HOSTNAME);
+    let mut taints = node.taints.clone();
+    if node.state == NodeState::Running {
+        taints.extend(node.startup_taints.iter().cloned());
+    }
+    taints.sort();
+    Class { labels, taints }
+}
+
+/// Whether a node of this class and host name could run a pod of this shape when empty and large
+/// enough: selector, affinity, taints, volumes.
+pub(crate) fn suits(shape: &Shape, class: &Class, host: &str, taints: NodeTaints) -> bool {
+    let value = |key: &str| match key {
+        label::HOSTNAME => Some(host),
+        _ => class.labels.get(key).map(String::as_str),
+    };
+    let any = |terms: &[label::Term]| {
+        terms.is_empty()
+            || terms
+                .iter()
+                .any(|t| !t.0.is_empty() && t.0.iter().all(|e| e.matches(value(&e.key))))
+    };
+    shape
+        .node_selector
+        .iter()
+        .all(|(key, wanted)| value(key) == Some(wanted))
+        && any(&shape.node_affinity)
+        && shape
+            .volumes
+            .iter()
+            .all(|volume| any(&volume.node_affinity))
+        && untolerated(&class.taints, &shape.tolerations, taints).is_none()
+}
