@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod api;
 mod catalog;
 mod cli;
 mod columns;
 mod demo;
+mod manifest;
 #[allow(dead_code, reason = "its command comes next")]
 mod plan;
 
