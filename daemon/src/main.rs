@@ -9,8 +9,8 @@ mod catalog;
 mod cli;
 mod columns;
 mod demo;
+mod explain;
 mod manifest;
-#[allow(dead_code, reason = "its command comes next")]
 mod plan;
 
 fn main() -> ExitCode {

@@ -32,7 +32,7 @@ mod cache;
 mod cluster;
 mod finding;
 mod gang;
-mod item;
+pub(crate) mod item;
 mod job;
 mod live;
 mod lws;

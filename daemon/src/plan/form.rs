@@ -4,7 +4,7 @@
 //! have a `code` for programs and a `text` for people; the codes are the stable part.
 
 use headstart_core::cache::{Basis, Item, ItemSize};
-use headstart_core::money::Millis;
+use headstart_core::money::{Millis, Money};
 use headstart_core::offer::Boot;
 use headstart_core::plan::{NewNode, Placement, Plan, Target};
 use headstart_core::pod::ObjectKey;
@@ -302,17 +302,29 @@ fn existing(placement: &Placement) -> Option<ExistingForm> {
     let Target::Node(node) = &placement.target else {
         return None;
     };
-    let chosen = Score::default();
+    let second = placement.runner_up.as_ref();
+    let chosen = second.map_or_else(Score::default, |r| standing(&placement.timing, r));
     Some(ExistingForm {
         pod: placement.pod.to_string(),
         node: node.clone(),
         timing: timing(&placement.timing),
-        runner_up: placement
-            .runner_up
-            .as_ref()
-            .map(|r| runner_up(&chosen, &placement.timing, r)),
+        runner_up: second.map(|r| runner_up(&chosen, &placement.timing, r)),
         given_up: given_up(placement).collect(),
     })
+}
+
+/// The score of a node that is there anyway: it costs nothing, and waiting is worth as much a second
+/// as for the one that came second.
+fn standing(timing: &Timing, second: &RunnerUp) -> Score {
+    let (waited, whole) = (second.score.waiting.0, second.timing.total().0);
+    let waiting = match whole {
+        0 => 0,
+        whole => i128::from(waited) * i128::from(timing.total().0) / i128::from(whole),
+    };
+    Score {
+        waiting: Money(i64::try_from(waiting).unwrap_or(i64::MAX)),
+        ..Score::default()
+    }
 }
 
 fn given_up(placement: &Placement) -> impl Iterator<Item = GivenUpForm> {

@@ -13,6 +13,13 @@ use headstart_core::reason::{
     Candidate, Kept, NotFetched, NotServed, Origin, Rejection, RunnerUp, Score, Tally,
 };
 
+use self::tallies::condensed;
+
+mod tallies;
+
+/// Most reasons of one pool that are written out.
+const MOST_REASONS: usize = 8;
+
 /// Most values of a list that are written out.
 const MOST_VALUES: usize = 6;
 
@@ -169,7 +176,7 @@ pub(crate) fn not_served(reason: &NotServed, now: Millis) -> Vec<String> {
                 lines.push("no node exists".to_owned());
             } else {
                 lines.push("no node that exists can take it:".to_owned());
-                lines.extend(nodes.iter().map(|t| format!("  {}", tally(t, "node", now))));
+                lines.extend(tallied(nodes, "node", now));
             }
             if offerings.is_empty() {
                 lines.push("no pool is there to buy from".to_owned());
@@ -180,11 +187,7 @@ pub(crate) fn not_served(reason: &NotServed, now: Millis) -> Vec<String> {
                     continue;
                 }
                 lines.push(format!("pool {pool} can buy nothing for it:"));
-                lines.extend(
-                    tallies
-                        .iter()
-                        .map(|t| format!("  {}", tally(t, "offering", now))),
-                );
+                lines.extend(tallied(tallies, "offering", now));
             }
             lines
         }
@@ -212,6 +215,18 @@ pub(crate) fn not_served(reason: &NotServed, now: Millis) -> Vec<String> {
             lines
         }
     }
+}
+
+fn tallied(tallies: &[Tally], what: &str, now: Millis) -> Vec<String> {
+    let few = condensed(tallies);
+    let shown = few.iter().take(MOST_REASONS);
+    let mut lines: Vec<String> = shown
+        .map(|t| format!("  {}", tally(t, what, now)))
+        .collect();
+    if few.len() > MOST_REASONS {
+        lines.push(format!("  and {} more reasons", few.len() - MOST_REASONS));
+    }
+    lines
 }
 
 /// What the choice cost and saved against the candidate that came second.
@@ -254,16 +269,26 @@ fn more_or_less(cost: Money) -> String {
     }
 }
 
-/// The parts of a time to ready as a sum.
+/// The parts of a time to ready as a sum. Bytes that cost nothing are said for a node that boots, as
+/// that is where they could.
 pub(crate) fn timing(timing: &Timing) -> String {
+    let nothing = Millis(0);
+    let boots = timing.allocatable > nothing;
+    let parts = [
+        ("boot", timing.allocatable, boots),
+        ("image", timing.image, boots || timing.image > nothing),
+        ("start", timing.start, true),
+        ("weights", timing.weights, boots || timing.weights > nothing),
+        ("load", timing.load, timing.load > nothing),
+        ("engine", timing.engine, timing.engine > nothing),
+    ];
+    let said = parts.iter().filter(|(.., shown)| *shown);
+    let said: Vec<String> = said
+        .map(|(what, took, _)| format!("{what} {took}"))
+        .collect();
     format!(
-        "boot {} + image {} + start {} + weights {} + load {} + engine {}; exposed byte time {}",
-        timing.allocatable,
-        timing.image,
-        timing.start,
-        timing.weights,
-        timing.load,
-        timing.engine,
+        "{}; exposed byte time {}",
+        said.join(" + "),
         timing.exposed()
     )
 }

@@ -286,8 +286,7 @@ fn every_reason_for_not_serving_is_said_line_by_line() {
         no node that exists can take it:
           node-1 excluded: takes no pods: cordoned, being deleted or not Ready
         pool gpu can buy nothing for it:
-          g6.xlarge excluded: 0.81 USD/h over the pod's cap of 0.50 USD/h
-          12 offerings excluded, such as g6.xlarge: 0.81 USD/h over the pod's cap of 0.50 USD/h
+          13 offerings excluded, such as g6.xlarge: 0.81 USD/h over the pod's cap of 0.50 USD/h
         pool cpu has nothing to buy
         --
         cannot be met anywhere: volume claim default/data is lost
