@@ -5,64 +5,23 @@
 //! round to round (availability, budgets, use of limits) is no part of it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::amount::{self, Resources};
+pub(crate) use self::dims::{CPU, Dims, MEMORY, PODS};
+pub(crate) use self::refuse::{NodeTaints, refused_by_wants, unavailable, untolerated};
+use self::refuse::{PoolLabels, cheapest_on_demand, refused_by_pool, undiscounted};
 use crate::bits::Bits;
-use crate::label::{self, Effect, Expression, Labels, Taint, Term, Toleration};
+use crate::label::{self, Expression, Labels, Term};
 use crate::money::{HourlyPrice, Millis, Money};
-use crate::offer::{Availability, Boot, CapacityType, InstanceType, Offering, OfferingKey};
-use crate::pod::{HostPort, Shape, Wants};
+use crate::offer::{Availability, Boot, InstanceType, Offering, OfferingKey};
+use crate::pod::{HostPort, Shape};
 use crate::pool::{NodePool, PoolState};
 use crate::ready::{self, Missing, Priors, Timing};
 use crate::reason::{Origin, Rejection, Score};
 
-/// Names of resources as small integers. The first three are fixed.
-#[derive(Clone, Debug)]
-pub(crate) struct Dims {
-    names: Vec<String>,
-    index: HashMap<String, usize>,
-}
-
-pub(crate) const CPU: usize = 0;
-pub(crate) const MEMORY: usize = 1;
-pub(crate) const PODS: usize = 2;
-
-impl Dims {
-    pub(crate) fn new() -> Self {
-        let mut dims = Self {
-            names: Vec::new(),
-            index: HashMap::new(),
-        };
-        for name in [amount::CPU, amount::MEMORY, amount::PODS] {
-            dims.intern(name);
-        }
-        dims
-    }
-
-    pub(crate) fn intern(&mut self, name: &str) -> usize {
-        if let Some(index) = self.index.get(name) {
-            return *index;
-        }
-        self.names.push(name.to_owned());
-        self.index.insert(name.to_owned(), self.names.len() - 1);
-        self.names.len() - 1
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    pub(crate) fn name(&self, dim: usize) -> &str {
-        &self.names[dim]
-    }
-
-    /// The amounts of the resources that are known here; others interest nobody.
-    pub(crate) fn row(&self, resources: &Resources) -> Box<[i64]> {
-        self.names.iter().map(|name| resources.of(name)).collect()
-    }
-}
+mod dims;
+mod refuse;
 
 /// One pool's view of one offering.
 #[derive(Clone, Debug)]
@@ -436,194 +395,30 @@ impl Market {
         mask
     }
 
-    /// Why `pool` would never buy `offering`, if so.
-    pub(crate) fn refused(&self, pool: &NodePool, offering: &Offering) -> Option<Rejection> {
-        let kind = &self.types[offering.instance_type];
-        if offering.availability == Availability::Never {
-            return Some(Rejection::NotSold);
-        }
-        let of_type = kind.node_labels();
-        let labels = PoolLabels {
-            pool,
-            of_type: &of_type,
-            offering,
+    /// For each offering, why each pool would never buy it, if so.
+    pub(crate) fn refused(&self) -> Vec<Vec<Option<Rejection>>> {
+        let on_demand = cheapest_on_demand(&self.offerings);
+        let type_labels: Vec<Labels> = self.types.iter().map(InstanceType::node_labels).collect();
+        let of_pool = |pool: &NodePool, offering: &Offering| {
+            let kind = &self.types[offering.instance_type];
+            let labels = PoolLabels {
+                pool,
+                of_type: &type_labels[offering.instance_type],
+                offering,
+            };
+            if offering.availability == Availability::Never {
+                return Some(Rejection::NotSold);
+            }
+            refused_by_pool(pool, kind, offering, &labels)
+                .or_else(|| undiscounted(offering, &on_demand))
         };
-        refused_by_pool(pool, kind, offering, &labels)
-            .or_else(|| undiscounted(offering, &cheapest_on_demand(&self.offerings)))
-    }
-}
-
-/// Which taints keep a pod away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NodeTaints {
-    /// `NoSchedule` and `NoExecute`.
-    Hard,
-    /// `PreferNoSchedule` as well.
-    All,
-}
-
-/// The first taint that keeps the pod away.
-pub(crate) fn untolerated<'a>(
-    taints: &'a [Taint],
-    tolerations: &[Toleration],
-    which: NodeTaints,
-) -> Option<&'a Taint> {
-    taints.iter().find(|taint| {
-        (which == NodeTaints::All || taint.effect != Effect::PreferNoSchedule)
-            && !tolerations
+        let by_pool = |offering| {
+            self.pools
                 .iter()
-                .any(|toleration| toleration.tolerates(taint))
-    })
-}
-
-/// Labels of a node of one pool and offering, looked up without merging them.
-struct PoolLabels<'a> {
-    pool: &'a NodePool,
-    of_type: &'a Labels,
-    offering: &'a Offering,
-}
-
-impl PoolLabels<'_> {
-    fn value(&self, key: &str) -> Option<&str> {
-        match key {
-            label::ZONE => Some(&self.offering.zone),
-            label::CAPACITY_TYPE => Some(self.offering.capacity_type.as_str()),
-            label::NODE_POOL => Some(&self.pool.name),
-            _ => self
-                .pool
-                .labels
-                .get(key)
-                .or_else(|| self.of_type.get(key))
-                .map(String::as_str),
-        }
-    }
-
-    fn merged(&self) -> Labels {
-        let mut labels = self.of_type.clone();
-        labels.extend(self.pool.labels.clone());
-        labels.insert(label::NODE_POOL.to_owned(), self.pool.name.clone());
-        labels
-    }
-}
-
-fn refused_by_pool(
-    pool: &NodePool,
-    kind: &InstanceType,
-    offering: &Offering,
-    labels: &PoolLabels<'_>,
-) -> Option<Rejection> {
-    if let PoolState::NotReady(why) = &pool.state {
-        return Some(Rejection::PoolNotReady { why: why.clone() });
-    }
-    for requirement in &pool.requirements {
-        let found = labels.value(&requirement.expression.key);
-        if !requirement.expression.matches(found) {
-            return Some(Rejection::Label {
-                expression: requirement.expression.clone(),
-                found: found.map(str::to_owned),
-                by: Origin::Pool,
-            });
-        }
-    }
-    refused_by_wants(&pool.wants, kind, offering, Origin::Pool)
-}
-
-/// Why an offering is not what was asked for, if so.
-pub(crate) fn refused_by_wants(
-    wants: &Wants,
-    kind: &InstanceType,
-    offering: &Offering,
-    by: Origin,
-) -> Option<Rejection> {
-    let sku = kind.gpu.as_ref().map(|gpu| gpu.sku.as_str());
-    if !wants.gpu_skus.is_empty() && !sku.is_some_and(|sku| wants.gpu_skus.contains(sku)) {
-        let wanted = wants.gpu_skus.iter().cloned().collect();
-        return Some(Rejection::GpuSku {
-            found: sku.map(str::to_owned),
-            wanted,
-            by,
-        });
-    }
-    let gpus = kind.gpu.as_ref().map_or(0, |gpu| gpu.count);
-    if let Some(most) = wants.max_gpus
-        && gpus > most
-    {
-        return Some(Rejection::GpuCount {
-            found: gpus,
-            most,
-            by,
-        });
-    }
-    let found = offering.capacity_type;
-    if !wants.capacity_types.is_empty() && !wants.capacity_types.contains(&found) {
-        let wanted = wants.capacity_types.iter().copied().collect();
-        return Some(Rejection::CapacityType { found, wanted, by });
-    }
-    if (!wants.families.is_empty() && !wants.families.contains(&kind.family))
-        || wants.excluded_families.contains(&kind.family)
-    {
-        return Some(Rejection::Family {
-            found: kind.family.clone(),
-            by,
-        });
-    }
-    if let Some(pattern) = &wants.type_pattern
-        && !pattern.matches(&kind.name)
-    {
-        return Some(Rejection::TypePattern {
-            pattern: pattern.as_str().to_owned(),
-            by,
-        });
-    }
-    if let Some(cap) = wants.max_price
-        && offering.price > cap
-    {
-        return Some(Rejection::Price {
-            price: offering.price,
-            cap,
-            by,
-        });
-    }
-    None
-}
-
-type OnDemand = BTreeMap<usize, HourlyPrice>;
-
-fn cheapest_on_demand(offerings: &[Offering]) -> OnDemand {
-    let mut cheapest = OnDemand::new();
-    for offering in offerings {
-        if offering.capacity_type == CapacityType::OnDemand
-            && offering.availability != Availability::Never
-        {
-            let least = cheapest
-                .entry(offering.instance_type)
-                .or_insert(offering.price);
-            *least = (*least).min(offering.price);
-        }
-    }
-    cheapest
-}
-
-/// A spot price at or over the on-demand price of the same type is no offer.
-fn undiscounted(offering: &Offering, on_demand: &OnDemand) -> Option<Rejection> {
-    let on_demand = *on_demand.get(&offering.instance_type)?;
-    (offering.capacity_type == CapacityType::Spot && offering.price >= on_demand).then_some(
-        Rejection::SpotWithoutDiscount {
-            price: offering.price,
-            on_demand,
-        },
-    )
-}
-
-/// Why an offering cannot be had now, if so.
-pub(crate) fn unavailable(offering: &Offering, now: Millis) -> Option<Rejection> {
-    match &offering.availability {
-        Availability::Until { until, why } if *until > now => Some(Rejection::Unavailable {
-            until: *until,
-            why: why.clone(),
-        }),
-        _ if offering.launch_budget == Some(0) => Some(Rejection::LaunchBudget { allowed: 0 }),
-        _ => None,
+                .map(|pool| of_pool(pool, offering))
+                .collect()
+        };
+        self.offerings.iter().map(by_pool).collect()
     }
 }
 

@@ -15,10 +15,14 @@ use crate::node::{Node, NodeState};
 use crate::offer::{InstanceType, Offering};
 use crate::pod::{Eviction, Group, HostPort, ObjectKey, Phase, Pod, Progress, Shape};
 use crate::pool::NodePool;
+use crate::prefetch::is_believable;
 use crate::snapshot::{Policy, Snapshot};
 
 /// The number of an interned shape.
 pub(crate) type ShapeId = usize;
+
+/// How many shapes without a pod are kept before they are dropped.
+const SPARE_SHAPES: usize = 256;
 
 /// The compiled world.
 pub struct World {
@@ -38,6 +42,8 @@ pub struct World {
     class_ids: HashMap<Class, usize>,
     bound: HashMap<ObjectKey, (String, ShapeId, Progress)>,
     daemons: Vec<Shape>,
+    /// The number of shapes at which unused ones are looked for.
+    compact_at: usize,
 }
 
 /// A pod that waits.
@@ -114,6 +120,7 @@ impl World {
             class_ids: HashMap::new(),
             bound: HashMap::new(),
             daemons: snapshot.daemons.clone(),
+            compact_at: SPARE_SHAPES,
         };
         for pod in &snapshot.pods {
             world.place_pod(pod);
@@ -138,6 +145,7 @@ impl World {
         for name in before.iter().chain(&after) {
             self.refresh(name);
         }
+        self.compact();
     }
 
     /// Forgets a pod.
@@ -145,6 +153,7 @@ impl World {
         if let Some(name) = self.forget_pod(key) {
             self.refresh(&name);
         }
+        self.compact();
     }
 
     /// Takes a node as it is now.
@@ -209,11 +218,11 @@ impl World {
         self.nominations = nominations;
     }
 
-    /// What the node's agent reported, unless that is too old to be believed.
-    pub(crate) fn fresh_inventory(&self, node: &str) -> Option<&Inventory> {
+    /// What the node's agent reported, if it can be believed.
+    pub(crate) fn believed(&self, node: &Node) -> Option<&Inventory> {
         self.inventories
-            .get(node)
-            .filter(|inventory| self.now - inventory.observed <= self.policy.inventory_age)
+            .get(&node.name)
+            .filter(|inventory| is_believable(inventory, node, self.now, &self.policy))
     }
 
     fn intern(&mut self, shape: &Shape) -> ShapeId {
@@ -278,6 +287,42 @@ impl World {
             self.slots.remove(&node);
         }
         Some(node)
+    }
+
+    /// Drops shapes that no pod has any more, once they are the greater part.
+    fn compact(&mut self) {
+        if self.shapes.len() < self.compact_at {
+            return;
+        }
+        let used: BTreeSet<ShapeId> = self
+            .pending
+            .values()
+            .map(|waiting| waiting.shape)
+            .chain(self.bound.values().map(|(_, shape, _)| *shape))
+            .collect();
+        self.compact_at = 2 * used.len() + SPARE_SHAPES;
+        let renumbered: HashMap<ShapeId, ShapeId> = used
+            .iter()
+            .enumerate()
+            .map(|(new, old)| (*old, new))
+            .collect();
+        self.shapes = used
+            .iter()
+            .map(|old| Arc::clone(&self.shapes[*old]))
+            .collect();
+        self.shape_ids = self.shapes.iter().cloned().zip(0..).collect();
+        self.pending
+            .values_mut()
+            .for_each(|waiting| waiting.shape = renumbered[&waiting.shape]);
+        self.bound
+            .values_mut()
+            .for_each(|(_, shape, _)| *shape = renumbered[shape]);
+        for slot in self.slots.values_mut() {
+            slot.pods = std::mem::take(&mut slot.pods)
+                .into_iter()
+                .map(|(old, bound)| (renumbered[&old], bound))
+                .collect();
+        }
     }
 
     fn refresh_all(&mut self) {
@@ -381,3 +426,6 @@ pub(crate) fn suits(shape: &Shape, class: &Class, host: &str, taints: NodeTaints
             .all(|volume| any(&volume.node_affinity))
         && untolerated(&class.taints, &shape.tolerations, taints).is_none()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,16 @@
 //! Nodes being filled: those that are there, and those that would be bought.
 
+use std::cell::RefCell;
+
 use crate::bits::Bits;
-use crate::cache::{Inventory, Item, ItemSize, ItemState};
+use crate::cache::Inventory;
 use crate::market::{CPU, MEMORY};
 use crate::money::{HourlyPrice, Millis, Money};
 use crate::node::{Node, NodeState};
 use crate::offer::Boot;
 use crate::pod::{HostPort, ObjectKey};
-use crate::ready::{self, Missing, Timing};
+use crate::prefetch::Needs;
+use crate::ready::{self, Missing, Priors, Timing};
 use crate::reason::{Rejection, Score};
 use crate::solve::Solver;
 use crate::solve::demand::{Demand, Level};
@@ -31,7 +34,7 @@ pub(super) struct Bin<'w> {
 #[derive(Clone)]
 pub(super) enum Kind<'w> {
     Existing(Existing<'w>),
-    New(New),
+    New(New<'w>),
 }
 
 #[derive(Clone)]
@@ -45,17 +48,23 @@ pub(super) struct Existing<'w> {
     pub(super) price: HourlyPrice,
     pub(super) life: Millis,
     pub(super) value_of_time: HourlyPrice,
+    /// How long the pods put here so far wait.
+    pub(super) waited: Millis,
+    /// By set of items.
+    pub(super) timings: RefCell<Vec<Option<Timing>>>,
 }
 
 #[derive(Clone)]
-pub(super) struct New {
+pub(super) struct New<'w> {
     /// Candidates it can still become.
     pub(super) mask: Bits,
+    /// Candidates that would suit its pods, whatever their size.
+    pub(super) wide: Bits,
     /// The one it would become now.
     pub(super) best: usize,
     pub(super) score: Money,
-    pub(super) items: Vec<usize>,
-    pub(super) missing: Missing,
+    /// What its pods start with, each item once.
+    pub(super) needs: Needs<'w>,
     /// Whether one pod has it for itself.
     pub(super) exclusive: bool,
 }
@@ -73,28 +82,20 @@ pub(super) struct Cost {
 }
 
 impl<'w> Existing<'w> {
-    /// How long a pod with these items takes to serve here.
-    pub(super) fn timing(&self, items: &[usize], solver: &Solver<'w>) -> Timing {
-        let mut missing = Missing::default();
-        for item in items {
-            let item = solver.items.list[*item];
-            lack(
-                &mut missing,
-                solver.world.items.get(item),
-                self.inventory.and_then(|i| i.items.get(item)),
-                item,
-            );
+    /// How long a pod of this demand takes to serve here; worked out once per set of items.
+    pub(super) fn timing(&self, demand: &Demand<'w>, priors: &Priors) -> Timing {
+        let mut timings = self.timings.borrow_mut();
+        if timings.len() <= demand.set {
+            timings.resize(demand.set + 1, None);
         }
-        ready::timing(
-            self.boot,
-            self.node.rates,
-            missing,
-            &solver.world.policy.priors,
-        )
+        *timings[demand.set].get_or_insert_with(|| {
+            let missing = demand.needs.missing(self.inventory);
+            ready::timing(self.boot, self.node.rates, missing, priors)
+        })
     }
 
-    /// What it costs to have a pod wait that long here. `first` is whether it would be the reason to
-    /// start the node.
+    /// What one more pod adds that is served after `timing`: for the first one on a node that stands
+    /// by its price, and for whoever waits longer than those before the time beyond.
     pub(super) fn score(&self, timing: &Timing, first: First) -> Score {
         let ready = timing.total();
         let money = match first {
@@ -103,7 +104,7 @@ impl<'w> Existing<'w> {
         };
         Score {
             money,
-            waiting: self.value_of_time.over(ready),
+            waiting: self.value_of_time.over(ready - self.waited),
             risk: Money(0),
         }
     }
@@ -114,34 +115,6 @@ impl<'w> Existing<'w> {
 pub(super) enum First {
     Pod,
     No,
-}
-
-/// Adds what a node lacks of an item.
-pub(super) fn lack(
-    missing: &mut Missing,
-    size: Option<&ItemSize>,
-    state: Option<&ItemState>,
-    item: &Item,
-) {
-    let Some(size) = size else { return };
-    let there = match state {
-        Some(ItemState::Verified) => return,
-        Some(ItemState::Partial { bytes }) => (*bytes).min(size.transfer),
-        Some(ItemState::Unknown) | None => 0,
-    };
-    let left = size.transfer - there;
-    match item {
-        Item::Image { .. } => {
-            let unpacked =
-                u128::from(size.unpacked) * u128::from(left) / u128::from(size.transfer.max(1));
-            missing.image = missing.image.saturating_add(left);
-            missing.image_unpacked = missing
-                .image_unpacked
-                .saturating_add(u64::try_from(unpacked).unwrap_or(u64::MAX));
-            missing.largest_layer = missing.largest_layer.max(size.largest_layer.min(left));
-        }
-        Item::Model { .. } => missing.weights = missing.weights.saturating_add(left),
-    }
 }
 
 /// How a node that is there, on its way or standing by comes up from now.
@@ -181,7 +154,7 @@ impl<'w> Solver<'w> {
                 if !fits || self.refused_existing(demand, level, b, existing).is_some() {
                     return None;
                 }
-                let timing = existing.timing(&demand.items, self);
+                let timing = existing.timing(demand, &self.world.policy.priors);
                 let first = if bin.pods.is_empty() {
                     First::Pod
                 } else {
@@ -196,7 +169,7 @@ impl<'w> Solver<'w> {
                 })
             }
             Kind::New(new) => {
-                let (best, score, _) = self.grown(demand, level, b, new)?;
+                let (best, score) = self.grown(demand, level, b, new)?;
                 let room = self.world.market.room(best);
                 let free = |dim: usize| room[dim] - bin.amounts[dim];
                 Some(Cost {
@@ -260,14 +233,14 @@ impl<'w> Solver<'w> {
         })
     }
 
-    /// The best candidate of a new node with one more pod, its score, and what it would lack.
+    /// The best candidate of a new node with one more pod, and its score.
     fn grown(
         &self,
         demand: &Demand<'w>,
         level: &Level,
         b: usize,
-        new: &New,
-    ) -> Option<(usize, Money, Missing)> {
+        new: &New<'w>,
+    ) -> Option<(usize, Money)> {
         let bin = &self.bins[b];
         let market = &self.world.market;
         if new.exclusive || (!demand.ports.is_empty() && clash(&bin.ports, &demand.ports).is_some())
@@ -277,10 +250,12 @@ impl<'w> Solver<'w> {
         self.topology
             .host_allows(&level.uses, &demand.counted_by, b as u32)
             .ok()?;
-        let missing = if demand.items.iter().all(|item| new.items.contains(item)) {
-            new.missing
+        let missing = if new.needs.covers(&demand.needs) {
+            new.needs.all()
         } else {
-            self.lacking(&merged(&new.items, &demand.items))
+            let mut needs = new.needs.clone();
+            needs.join(&demand.needs);
+            needs.all()
         };
         // On the stack: this is asked for every pair of shape and node.
         let mut masks: [&Bits; 16] = [&level.mask; 16];
@@ -315,7 +290,6 @@ impl<'w> Solver<'w> {
                 return None;
             }
             self.cheapest(new.mask.meet(others).filter(able), missing)
-                .map(|(best, score)| (best, score, missing))
         })
     }
 
@@ -344,16 +318,6 @@ impl<'w> Solver<'w> {
         best
     }
 
-    /// What a node that has nothing lacks of these items.
-    pub(super) fn lacking(&self, items: &[usize]) -> Missing {
-        let mut missing = Missing::default();
-        for item in items {
-            let item = self.items.list[*item];
-            lack(&mut missing, self.world.items.get(item), None, item);
-        }
-        missing
-    }
-
     /// Puts pod number `pod` into bin `b`, which [`Self::appraise`] said can take it.
     pub(super) fn put(&mut self, d: usize, l: usize, pod: usize, b: usize) {
         self.touch(b);
@@ -364,7 +328,7 @@ impl<'w> Solver<'w> {
             Kind::Existing(_) => None,
         };
         let market = &self.world.market;
-        if let Some((best, score, missing)) = grown {
+        if let Some((best, score)) = grown {
             let before = match &self.bins[b].kind {
                 Kind::New(new) => Some(new.best),
                 Kind::Existing(_) => None,
@@ -376,9 +340,10 @@ impl<'w> Solver<'w> {
                 .map(|(dim, amount)| (*dim, self.bins[b].amounts[*dim] + amount))
                 .collect();
             if let Kind::New(new) = &mut self.bins[b].kind {
-                (new.best, new.score, new.missing) = (best, score, missing);
-                new.items = merged(&new.items, &demand.items);
+                (new.best, new.score) = (best, score);
+                new.needs.join(&demand.needs);
                 new.mask.keep(&level.mask);
+                new.wide.keep(&level.mask);
                 if demand.dedicated.contains(best) {
                     new.mask.keep(&demand.dedicated);
                     new.exclusive = true;
@@ -391,6 +356,10 @@ impl<'w> Solver<'w> {
                     }
                 }
             }
+        }
+        if let Kind::Existing(existing) = &mut self.bins[b].kind {
+            let timing = existing.timing(&demands[d], &self.world.policy.priors);
+            existing.waited = existing.waited.max(timing.total());
         }
         let bin = &mut self.bins[b];
         let sign = if matches!(bin.kind, Kind::Existing(_)) {
@@ -417,12 +386,29 @@ impl<'w> Solver<'w> {
                     bin.domains[key] = domain;
                     if let Some(mask) = self.topology.keys[key].masks.get(domain as usize) {
                         new.mask.keep(mask);
+                        new.wide.keep(mask);
                     }
                 }
             }
         }
         self.recount(demand, b, 1);
         self.demands = demands;
+    }
+
+    /// Takes every pod out of a new bin, and the bin out of the plan.
+    pub(super) fn empty(&mut self, b: usize) {
+        self.touch(b);
+        let demands = std::mem::take(&mut self.demands);
+        for pod in std::mem::take(&mut self.bins[b].pods) {
+            self.recount(&demands[self.pods[pod].demand], b, -1);
+        }
+        self.demands = demands;
+        if let Kind::New(new) = &mut self.bins[b].kind {
+            let best = new.best;
+            new.score = Money(0);
+            new.mask = Bits::none(self.world.market.len());
+            self.charge(Some(best), None);
+        }
     }
 
     /// Counts a pod of this demand in bin `b`, or takes it back.
@@ -459,13 +445,6 @@ impl Demand<'_> {
     ) -> bool {
         self.shape.volumes.is_empty() || over_limit(claims, self, &pool.volume_limits).is_none()
     }
-}
-
-fn merged(a: &[usize], b: &[usize]) -> Vec<usize> {
-    let mut all = [a, b].concat();
-    all.sort_unstable();
-    all.dedup();
-    all
 }
 
 pub(super) fn clash<'a>(taken: &'a [HostPort], wanted: &[HostPort]) -> Option<&'a HostPort> {

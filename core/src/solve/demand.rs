@@ -2,7 +2,6 @@
 //! has, once per level of preferences.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 
 use crate::amount;
 use crate::bits::Bits;
@@ -12,6 +11,7 @@ use crate::market::{Dims, Market, NodeTaints, PODS};
 use crate::plan::Relaxed;
 use crate::pod::{HostPort, NodePolicy, Shape, Unsatisfiable};
 use crate::pool::GpuPacking;
+use crate::prefetch::Needs;
 use crate::snapshot::Preferences;
 use crate::solve::topology::{HOST, Key, Rule, Topology, Use};
 use crate::world::{ShapeId, World, suits};
@@ -31,8 +31,10 @@ pub(super) struct Demand<'w> {
     pub(super) owns: Vec<usize>,
     /// Keys over which it takes part in a relation: a new node gets a domain of these with it.
     pub(super) commits: Vec<Key>,
-    /// Items it starts with, numbered, ascending.
-    pub(super) items: Vec<usize>,
+    /// Items it starts with.
+    pub(super) needs: Needs<'w>,
+    /// The number of its set of items among all demands.
+    pub(super) set: usize,
     pub(super) ports: Vec<HostPort>,
     /// Candidates that it would have for itself.
     pub(super) dedicated: Bits,
@@ -68,22 +70,6 @@ pub(super) struct Allowed {
     pub(super) mask: Option<Bits>,
 }
 
-/// Numbers for items.
-#[derive(Default)]
-pub(super) struct Items<'w> {
-    pub(super) list: Vec<&'w Item>,
-    ids: HashMap<&'w Item, usize>,
-}
-
-impl<'w> Items<'w> {
-    fn intern(&mut self, item: &'w Item) -> usize {
-        *self.ids.entry(item).or_insert_with(|| {
-            self.list.push(item);
-            self.list.len() - 1
-        })
-    }
-}
-
 /// Preferences that are still obeyed.
 #[derive(Clone)]
 struct Obeyed {
@@ -101,7 +87,7 @@ impl<'w> Demand<'w> {
         id: ShapeId,
         available: &Bits,
         topology: &mut Topology,
-        items: &mut Items<'w>,
+        sets: &mut Vec<&'w [Item]>,
     ) -> Self {
         let (shape, market) = (&*world.shapes[id], &world.market);
         let base = market.compatible(shape, NodeTaints::Hard);
@@ -121,9 +107,13 @@ impl<'w> Demand<'w> {
             .iter()
             .map(|term| topology.term(term, market))
             .collect();
-        let mut own_items: Vec<usize> = shape.items.iter().map(|item| items.intern(item)).collect();
-        own_items.sort_unstable();
-        own_items.dedup();
+        let set = sets
+            .iter()
+            .position(|set| *set == shape.items)
+            .unwrap_or_else(|| {
+                sets.push(&shape.items);
+                sets.len() - 1
+            });
         let special = shape
             .requests
             .iter()
@@ -151,7 +141,8 @@ impl<'w> Demand<'w> {
             counted_by: Vec::new(),
             owns,
             commits: Vec::new(),
-            items: own_items,
+            needs: Needs::new(&shape.items, &world.items),
+            set,
             ports: shape.host_ports.iter().cloned().collect(),
             dedicated: dedicated(market, &world.dims, shape),
             special,

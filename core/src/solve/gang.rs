@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use crate::money::Money;
 use crate::pod::ObjectKey;
 use crate::reason::NotServed;
-use crate::solve::bins::{Bin, Existing, First, Kind};
+use crate::solve::Solver;
+use crate::solve::bins::{Bin, Existing, Kind};
+use crate::solve::limits::Limit;
 use crate::solve::topology::{HOST, Key, NO_DOMAIN};
-use crate::solve::{Limit, Solver};
 
 /// What was, so that it can be again.
 pub(crate) struct Journal<'w> {
@@ -161,7 +162,7 @@ impl<'w> Solver<'w> {
         (Some(key), domains)
     }
 
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.journal = Some(Journal {
             bins: self.bins.len(),
             saved: BTreeMap::new(),
@@ -189,7 +190,7 @@ impl<'w> Solver<'w> {
         });
     }
 
-    fn roll_back(&mut self, pods: &[usize]) {
+    pub(super) fn roll_back(&mut self, pods: &[usize]) {
         self.within = None;
         let Some(journal) = self.journal.take() else {
             return;
@@ -283,13 +284,12 @@ impl<'w> Solver<'w> {
             .fold(Money(0), |sum, part| sum + part)
     }
 
+    /// What the pods put on a node that is there cost: its start, and the longest wait.
     fn waiting(&self, existing: &Existing<'w>, bin: &Bin<'w>) -> Money {
-        let mut first = First::Pod;
-        bin.pods.iter().fold(Money(0), |sum, pod| {
-            let timing = existing.timing(&self.demands[self.pods[*pod].demand].items, self);
-            let score = existing.score(&timing, first);
-            first = First::No;
-            sum + score.total()
-        })
+        if bin.pods.is_empty() {
+            return Money(0);
+        }
+        existing.price.over(existing.life + existing.waited)
+            + existing.value_of_time.over(existing.waited)
     }
 }

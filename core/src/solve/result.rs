@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::amount::Resources;
 use crate::plan::{NewNode, Placement, Plan, Target};
 use crate::reason::{Candidate, RunnerUp};
-use crate::solve::bins::{Bin, Cost, Existing, First, Kind, New};
+use crate::solve::bins::{Bin, Cost, First, Kind, New};
+use crate::solve::demand::Demand;
 use crate::solve::{Placed, Solver};
 
 impl<'w> Solver<'w> {
@@ -16,8 +17,8 @@ impl<'w> Solver<'w> {
             .iter()
             .enumerate()
             .filter_map(|(b, bin)| match &bin.kind {
-                Kind::New(new) => Some((b, self.new_node(bin, new))),
-                Kind::Existing(_) => None,
+                Kind::New(new) if !bin.pods.is_empty() => Some((b, self.new_node(bin, new))),
+                _ => None,
             })
             .collect();
         nodes.sort_by(|(_, a), (_, b)| {
@@ -46,9 +47,9 @@ impl<'w> Solver<'w> {
         }
     }
 
-    fn new_node(&self, bin: &Bin<'w>, new: &New) -> NewNode {
+    fn new_node(&self, bin: &Bin<'w>, new: &New<'w>) -> NewNode {
         let market = &self.world.market;
-        let (score, timing) = market.appraise(new.best, new.missing);
+        let (score, timing) = market.appraise(new.best, new.needs.all());
         let allocatable = market.kind(new.best).allocatable();
         let mut requests = Resources::new();
         for (dim, (room, used)) in market.room(new.best).iter().zip(&bin.amounts).enumerate() {
@@ -78,7 +79,7 @@ impl<'w> Solver<'w> {
     }
 
     /// The best candidate of another type or capacity type that would do for the same pods.
-    fn second_best(&self, new: &New, used: &[i64]) -> Option<RunnerUp> {
+    fn second_best(&self, new: &New<'w>, used: &[i64]) -> Option<RunnerUp> {
         let market = &self.world.market;
         let chosen = market.key(new.best);
         let able = new.mask.iter().filter(|c| {
@@ -92,8 +93,8 @@ impl<'w> Solver<'w> {
                     .all(|(room, used)| used <= room)
                 && self.affordable(*c, Some(new.best))
         });
-        let (c, _) = self.cheapest(able, new.missing)?;
-        let (score, timing) = market.appraise(c, new.missing);
+        let (c, _) = self.cheapest(able, new.needs.all())?;
+        let (score, timing) = market.appraise(c, new.needs.all());
         Some(RunnerUp {
             what: Candidate::Offering {
                 pool: market.pool(c).name.clone(),
@@ -114,10 +115,10 @@ impl<'w> Solver<'w> {
         let (target, timing) = match &self.bins[placed.bin].kind {
             Kind::Existing(existing) => (
                 Target::Node(existing.node.name.clone()),
-                existing.timing(&demand.items, self),
+                existing.timing(demand, &self.world.policy.priors),
             ),
             Kind::New(new) => {
-                let timing = self.world.market.appraise(new.best, new.missing).1;
+                let timing = self.world.market.appraise(new.best, new.needs.all()).1;
                 (
                     Target::New(numbers.get(&placed.bin).copied().unwrap_or(usize::MAX)),
                     timing,
@@ -128,18 +129,16 @@ impl<'w> Solver<'w> {
             pod: self.pods[pod].key.clone(),
             target,
             timing,
-            runner_up: placed
-                .next
-                .and_then(|next| self.other_node(&next, &demand.items)),
+            runner_up: placed.next.and_then(|next| self.other_node(&next, demand)),
             relaxed: demand.levels[placed.level].relaxed.clone(),
         }
     }
 
-    fn other_node(&self, next: &Cost, items: &[usize]) -> Option<RunnerUp> {
+    fn other_node(&self, next: &Cost, demand: &Demand<'w>) -> Option<RunnerUp> {
         let Kind::Existing(existing) = &self.bins.get(next.bin)?.kind else {
             return None;
         };
-        let timing = Existing::timing(existing, items, self);
+        let timing = existing.timing(demand, &self.world.policy.priors);
         Some(RunnerUp {
             what: Candidate::Node(existing.node.name.clone()),
             score: existing.score(&timing, First::No),

@@ -1,0 +1,184 @@
+//! What a pool or a pod does not accept of an offering, and why.
+
+use std::collections::BTreeMap;
+
+use crate::label::{self, Effect, Labels, Taint, Toleration};
+use crate::money::{HourlyPrice, Millis};
+use crate::offer::{Availability, CapacityType, InstanceType, Offering};
+use crate::pod::Wants;
+use crate::pool::{NodePool, PoolState};
+use crate::reason::{Origin, Rejection};
+
+/// Which taints keep a pod away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeTaints {
+    /// `NoSchedule` and `NoExecute`.
+    Hard,
+    /// `PreferNoSchedule` as well.
+    All,
+}
+
+/// The first taint that keeps the pod away.
+pub(crate) fn untolerated<'a>(
+    taints: &'a [Taint],
+    tolerations: &[Toleration],
+    which: NodeTaints,
+) -> Option<&'a Taint> {
+    taints.iter().find(|taint| {
+        (which == NodeTaints::All || taint.effect != Effect::PreferNoSchedule)
+            && !tolerations
+                .iter()
+                .any(|toleration| toleration.tolerates(taint))
+    })
+}
+
+/// Labels of a node of one pool and offering, looked up without merging them.
+pub(super) struct PoolLabels<'a> {
+    pub(super) pool: &'a NodePool,
+    pub(super) of_type: &'a Labels,
+    pub(super) offering: &'a Offering,
+}
+
+impl PoolLabels<'_> {
+    pub(super) fn value(&self, key: &str) -> Option<&str> {
+        match key {
+            label::ZONE => Some(&self.offering.zone),
+            label::CAPACITY_TYPE => Some(self.offering.capacity_type.as_str()),
+            label::NODE_POOL => Some(&self.pool.name),
+            _ => self
+                .pool
+                .labels
+                .get(key)
+                .or_else(|| self.of_type.get(key))
+                .map(String::as_str),
+        }
+    }
+
+    pub(super) fn merged(&self) -> Labels {
+        let mut labels = self.of_type.clone();
+        labels.extend(self.pool.labels.clone());
+        labels.insert(label::NODE_POOL.to_owned(), self.pool.name.clone());
+        labels
+    }
+}
+
+pub(super) fn refused_by_pool(
+    pool: &NodePool,
+    kind: &InstanceType,
+    offering: &Offering,
+    labels: &PoolLabels<'_>,
+) -> Option<Rejection> {
+    if let PoolState::NotReady(why) = &pool.state {
+        return Some(Rejection::PoolNotReady { why: why.clone() });
+    }
+    for requirement in &pool.requirements {
+        let found = labels.value(&requirement.expression.key);
+        if !requirement.expression.matches(found) {
+            return Some(Rejection::Label {
+                expression: requirement.expression.clone(),
+                found: found.map(str::to_owned),
+                by: Origin::Pool,
+            });
+        }
+    }
+    refused_by_wants(&pool.wants, kind, offering, Origin::Pool)
+}
+
+/// Why an offering is not what was asked for, if so.
+pub(crate) fn refused_by_wants(
+    wants: &Wants,
+    kind: &InstanceType,
+    offering: &Offering,
+    by: Origin,
+) -> Option<Rejection> {
+    let sku = kind.gpu.as_ref().map(|gpu| gpu.sku.as_str());
+    if !wants.gpu_skus.is_empty() && !sku.is_some_and(|sku| wants.gpu_skus.contains(sku)) {
+        let wanted = wants.gpu_skus.iter().cloned().collect();
+        return Some(Rejection::GpuSku {
+            found: sku.map(str::to_owned),
+            wanted,
+            by,
+        });
+    }
+    let gpus = kind.gpu.as_ref().map_or(0, |gpu| gpu.count);
+    if let Some(most) = wants.max_gpus
+        && gpus > most
+    {
+        return Some(Rejection::GpuCount {
+            found: gpus,
+            most,
+            by,
+        });
+    }
+    let found = offering.capacity_type;
+    if !wants.capacity_types.is_empty() && !wants.capacity_types.contains(&found) {
+        let wanted = wants.capacity_types.iter().copied().collect();
+        return Some(Rejection::CapacityType { found, wanted, by });
+    }
+    if (!wants.families.is_empty() && !wants.families.contains(&kind.family))
+        || wants.excluded_families.contains(&kind.family)
+    {
+        return Some(Rejection::Family {
+            found: kind.family.clone(),
+            by,
+        });
+    }
+    if let Some(pattern) = &wants.type_pattern
+        && !pattern.matches(&kind.name)
+    {
+        return Some(Rejection::TypePattern {
+            pattern: pattern.as_str().to_owned(),
+            by,
+        });
+    }
+    if let Some(cap) = wants.max_price
+        && offering.price > cap
+    {
+        return Some(Rejection::Price {
+            price: offering.price,
+            cap,
+            by,
+        });
+    }
+    None
+}
+
+pub(super) type OnDemand = BTreeMap<usize, HourlyPrice>;
+
+pub(super) fn cheapest_on_demand(offerings: &[Offering]) -> OnDemand {
+    let mut cheapest = OnDemand::new();
+    for offering in offerings {
+        if offering.capacity_type == CapacityType::OnDemand
+            && offering.availability != Availability::Never
+        {
+            let least = cheapest
+                .entry(offering.instance_type)
+                .or_insert(offering.price);
+            *least = (*least).min(offering.price);
+        }
+    }
+    cheapest
+}
+
+/// A spot price at or over the on-demand price of the same type is no offer.
+pub(super) fn undiscounted(offering: &Offering, on_demand: &OnDemand) -> Option<Rejection> {
+    let on_demand = *on_demand.get(&offering.instance_type)?;
+    (offering.capacity_type == CapacityType::Spot && offering.price >= on_demand).then_some(
+        Rejection::SpotWithoutDiscount {
+            price: offering.price,
+            on_demand,
+        },
+    )
+}
+
+/// Why an offering cannot be had now, if so.
+pub(crate) fn unavailable(offering: &Offering, now: Millis) -> Option<Rejection> {
+    match &offering.availability {
+        Availability::Until { until, why } if *until > now => Some(Rejection::Unavailable {
+            until: *until,
+            why: why.clone(),
+        }),
+        _ if offering.launch_budget == Some(0) => Some(Rejection::LaunchBudget { allowed: 0 }),
+        _ => None,
+    }
+}

@@ -1,0 +1,111 @@
+//! What may not be exceeded: limits of pools, launch budgets of offerings, the choice that a pool asks
+//! to keep.
+
+use crate::bits::Bits;
+use crate::market::Market;
+use crate::pool::NODES;
+use crate::solve::{Solver, why};
+
+/// Use of the limits of one pool, planned nodes included.
+pub(super) struct Limit {
+    /// Resource, how much is used, the limit.
+    pub(super) rows: Vec<(String, i64, i64)>,
+}
+
+impl Solver<'_> {
+    /// Use of every limited pool by the nodes it has.
+    pub(super) fn limits(&self) -> Vec<Option<Limit>> {
+        let market = &self.world.market;
+        let limit = |pool: &crate::pool::NodePool| {
+            if pool.limits.is_empty() {
+                return None;
+            }
+            let nodes = || {
+                let nodes = self
+                    .world
+                    .slots
+                    .values()
+                    .filter_map(|slot| slot.node.as_ref());
+                nodes.filter(|node| node.pool.as_deref() == Some(&pool.name))
+            };
+            let used = |resource: &str| match resource {
+                NODES => nodes().count() as i64,
+                _ => nodes()
+                    .map(|node| node.allocatable.of(resource))
+                    .fold(0, i64::saturating_add),
+            };
+            let rows = pool
+                .limits
+                .iter()
+                .map(|(name, limit)| (name.to_owned(), used(name), limit))
+                .collect();
+            Some(Limit { rows })
+        };
+        market.pools.iter().map(limit).collect()
+    }
+
+    /// Whether the limits of its pool and its launch budget allow candidate `c`, in place of `instead`.
+    pub(super) fn affordable(&self, c: usize, instead: Option<usize>) -> bool {
+        if instead == Some(c) {
+            return true;
+        }
+        let market = &self.world.market;
+        let candidate = &market.candidates[c];
+        if let Some(budget) = market.offerings[candidate.offering].launch_budget {
+            let used = self.launches.get(&candidate.offering).copied().unwrap_or(0);
+            let own =
+                instead.is_some_and(|old| market.candidates[old].offering == candidate.offering);
+            if used - u32::from(own) >= budget {
+                return false;
+            }
+        }
+        let Some(limit) = &self.limits[candidate.pool] else {
+            return true;
+        };
+        let own = |resource: &str| {
+            let old = instead.filter(|old| market.candidates[*old].pool == candidate.pool);
+            old.map_or(0, |old| takes(market, old, resource))
+        };
+        limit
+            .rows
+            .iter()
+            .all(|(name, used, most)| used - own(name) + takes(market, c, name) <= *most)
+    }
+
+    /// Takes one candidate's use of limits and budgets away and adds another's.
+    pub(super) fn charge(&mut self, old: Option<usize>, new: Option<usize>) {
+        let market = &self.world.market;
+        for (c, sign) in [(old, -1), (new, 1)] {
+            let Some(c) = c else { continue };
+            let candidate = &market.candidates[c];
+            if market.offerings[candidate.offering].launch_budget.is_some() {
+                let launches = self.launches.entry(candidate.offering).or_default();
+                *launches = launches.saturating_add_signed(sign);
+            }
+            if let Some(limit) = &mut self.limits[candidate.pool] {
+                for (name, used, _) in &mut limit.rows {
+                    *used += i64::from(sign) * takes(market, c, name);
+                }
+            }
+        }
+    }
+
+    /// Whether enough different types stay possible for pools that ask for a choice.
+    pub(super) fn flexible(&self, mask: &Bits, others: &[&Bits]) -> bool {
+        let market = &self.world.market;
+        let asks =
+            |pool: &crate::pool::NodePool| pool.requirements.iter().any(|r| r.min_values.is_some());
+        if !market.pools.iter().any(asks) {
+            return true;
+        }
+        why::too_few(market, mask, others).is_none()
+    }
+}
+
+/// What a new node of candidate `c` adds to the use of a limit.
+pub(super) fn takes(market: &Market, c: usize, resource: &str) -> i64 {
+    match resource {
+        NODES => 1,
+        _ => market.kind(c).capacity.of(resource),
+    }
+}

@@ -1,0 +1,307 @@
+//! Placing pods of one shape: on the bin that costs least, or on a new node where that costs less.
+
+use std::collections::BinaryHeap;
+
+use crate::bits::Bits;
+use crate::money::Money;
+use crate::prefetch::Needs;
+use crate::solve::bins::{Bin, Cost, Kind, New};
+use crate::solve::demand::Demand;
+use crate::solve::{Placed, Solver};
+
+impl<'w> Solver<'w> {
+    /// Places as many of these pods of one shape as possible; gives back those that found no place.
+    pub(super) fn place_all(&mut self, d: usize, pods: &[usize]) -> Vec<usize> {
+        let impossible = self.demands[d]
+            .shape
+            .volumes
+            .iter()
+            .any(|volume| volume.unusable.is_some());
+        if impossible {
+            return pods.to_vec();
+        }
+        let mut pods = pods.to_vec();
+        pods.reverse();
+        let levels = self.demands[d].levels.len();
+        let mut level = self.demands[d].level.get();
+        while !pods.is_empty() && level < levels {
+            let before = pods.len();
+            self.place_at(d, level, &mut pods);
+            if pods.len() == before {
+                level += 1;
+            } else {
+                self.demands[d].level.set(level);
+            }
+        }
+        pods.reverse();
+        pods
+    }
+
+    /// Places pods at one level of preferences until the next one finds no place.
+    fn place_at(&mut self, d: usize, l: usize, pods: &mut Vec<usize>) {
+        let mut heap: BinaryHeap<std::cmp::Reverse<Cost>> = BinaryHeap::new();
+        let mut stale = true;
+        let mut offer: Option<Offer> = None;
+        while let Some(pod) = pods.last().copied() {
+            if stale {
+                let demand = &self.demands[d];
+                let costs = (0..self.bins.len())
+                    .filter_map(|b| self.appraise(demand, &demand.levels[l], b));
+                heap = costs.map(std::cmp::Reverse).collect();
+            }
+            // Another pod of the same shape only takes places away, unless the least filled domain
+            // of a spread moved.
+            stale = self.demands[d].shifting;
+            let best = loop {
+                let Some(std::cmp::Reverse(top)) = heap.pop() else {
+                    break None;
+                };
+                match self.appraise(&self.demands[d], &self.demands[d].levels[l], top.bin) {
+                    Some(now) if now <= top => break Some(now),
+                    Some(now) => heap.push(std::cmp::Reverse(now)),
+                    None => {}
+                }
+            };
+            if offer
+                .as_ref()
+                .is_none_or(|offer| stale || !offer.holds(self, d, l, pods.len()))
+            {
+                offer = self.offer(d, l, pods.len());
+            }
+            let next = heap.peek().map(|cost| cost.0);
+            match (best, &offer) {
+                (Some(cost), new) if new.as_ref().is_none_or(|new| cost.money <= new.each) => {
+                    self.put(d, l, pod, cost.bin);
+                    let next =
+                        next.filter(|next| new.as_ref().is_none_or(|new| next.money <= new.each));
+                    self.placed.insert(
+                        pod,
+                        Placed {
+                            bin: cost.bin,
+                            level: l,
+                            next,
+                        },
+                    );
+                    pods.pop();
+                    if let Some(again) =
+                        self.appraise(&self.demands[d], &self.demands[d].levels[l], cost.bin)
+                    {
+                        heap.push(std::cmp::Reverse(again));
+                    }
+                }
+                (best, Some(new)) => {
+                    let new = new.clone();
+                    let b = self.open(&new);
+                    for _ in 0..new.pods {
+                        let Some(pod) = pods.last().copied() else {
+                            break;
+                        };
+                        let demand = &self.demands[d];
+                        if self.appraise(demand, &demand.levels[l], b).is_none() {
+                            break;
+                        }
+                        self.put(d, l, pod, b);
+                        self.placed.insert(
+                            pod,
+                            Placed {
+                                bin: b,
+                                level: l,
+                                next: None,
+                            },
+                        );
+                        pods.pop();
+                    }
+                    if self.bins[b].pods.is_empty() {
+                        // Its relations forbid what its candidates allow: nothing more can be done.
+                        self.discard(b);
+                        return;
+                    }
+                    heap.extend(best.map(std::cmp::Reverse));
+                    let demand = &self.demands[d];
+                    heap.extend(
+                        self.appraise(demand, &demand.levels[l], b)
+                            .map(std::cmp::Reverse),
+                    );
+                    offer = None;
+                }
+                (_, None) => return,
+            }
+        }
+    }
+
+    /// The new node that would serve pods of this demand for the least score per pod, `left` of them
+    /// being left to place.
+    fn offer(&self, d: usize, l: usize, left: usize) -> Option<Offer> {
+        let (demand, level) = (&self.demands[d], &self.demands[d].levels[l]);
+        let market = &self.world.market;
+        self.topology
+            .host_allows(&level.uses, &demand.counted_by, self.bins.len() as u32)
+            .ok()?;
+        let mut masks: Vec<&Bits> = vec![&self.available];
+        for (dim, amount) in &demand.asks {
+            masks.push(market.with_room(*dim, *amount)?);
+        }
+        let missing = demand.needs.all();
+        level.with_allowed(demand, &self.topology, market, |allowed| {
+            let mut masks: Vec<&Bits> = masks.to_vec();
+            masks.extend(&allowed.mask);
+            masks.extend(self.within());
+            for tier in market.tiers() {
+                let mut generic = tier.clone();
+                generic.drop_all(&market.special);
+                let kinds = if demand.special {
+                    vec![tier]
+                } else {
+                    vec![&generic, tier]
+                };
+                for kind in kinds {
+                    let mut all = masks.clone();
+                    all.push(kind);
+                    if !self.flexible(&level.mask, &all) {
+                        continue;
+                    }
+                    let candidates = level.mask.meet(&all).filter(|c| {
+                        self.affordable(*c, None) && demand.claims_fit(&[], market.pool(*c))
+                    });
+                    if let Some(offer) = self.cheapest_each(demand, candidates, missing, left) {
+                        return Some(Offer {
+                            kind: kind.clone(),
+                            ..offer
+                        });
+                    }
+                }
+            }
+            None
+        })
+    }
+
+    /// Of `candidates`, the one of least score per pod when filled with up to `left` pods.
+    fn cheapest_each(
+        &self,
+        demand: &Demand<'w>,
+        candidates: impl Iterator<Item = usize>,
+        missing: crate::ready::Missing,
+        left: usize,
+    ) -> Option<Offer> {
+        let market = &self.world.market;
+        let left = i64::try_from(left).unwrap_or(i64::MAX);
+        let mut best: Option<(Money, usize, Offer)> = None;
+        for c in candidates {
+            let exclusive = demand.dedicated.contains(c);
+            let room = market.room(c);
+            let fit = demand
+                .asks
+                .iter()
+                .map(|(dim, amount)| room[*dim] / amount)
+                .min()
+                .unwrap_or(0);
+            let cap = if exclusive {
+                1
+            } else {
+                i64::from(demand.per_node)
+            };
+            let pods = fit.min(cap).min(left).max(1);
+            let base = market.candidates[c].base;
+            if best
+                .as_ref()
+                .is_some_and(|(least, ..)| Money(base.0 / pods) > *least)
+            {
+                continue;
+            }
+            let score = if missing.is_nothing() {
+                base
+            } else {
+                market.appraise(c, missing).0.total()
+            };
+            let each = Money(score.0 / pods);
+            let pods = usize::try_from(pods).unwrap_or(1);
+            // Of equals, the larger node: fewer of them run fewer daemons.
+            let better = best
+                .as_ref()
+                .is_none_or(|(least, most, _)| each < *least || (each == *least && pods > *most));
+            if better {
+                let offer = Offer {
+                    each,
+                    best: c,
+                    pods,
+                    kind: Bits::none(0),
+                };
+                best = Some((each, pods, offer));
+            }
+        }
+        best.map(|(_, _, offer)| offer)
+    }
+
+    /// Opens a bin for an offer.
+    fn open(&mut self, offer: &Offer) -> usize {
+        let mut mask = offer.kind.clone();
+        mask.keep(&self.available);
+        self.open_bin(offer.best, mask)
+    }
+
+    /// Opens a bin that is meant to become candidate `c`, of that pool weight.
+    pub(super) fn open_as(&mut self, c: usize) -> usize {
+        let mut mask = self.world.market.tiers()[self.world.market.candidates[c].tier].clone();
+        mask.keep(&self.available);
+        self.open_bin(c, mask)
+    }
+
+    fn open_bin(&mut self, best: usize, mask: Bits) -> usize {
+        let b = self.bins.len();
+        self.bins.push(Bin {
+            kind: Kind::New(New {
+                wide: mask.clone(),
+                mask,
+                best,
+                score: Money(0),
+                needs: Needs::default(),
+                exclusive: false,
+            }),
+            domains: self.domains(b),
+            amounts: vec![0; self.world.dims.len()].into_boxed_slice(),
+            ports: Vec::new(),
+            claims: Vec::new(),
+            pods: Vec::new(),
+        });
+        self.charge(None, Some(best));
+        b
+    }
+
+    /// Takes back a bin that was opened last and holds nothing.
+    fn discard(&mut self, b: usize) {
+        if let Some(Bin {
+            kind: Kind::New(new),
+            ..
+        }) = self.bins.get(b)
+        {
+            self.charge(Some(new.best), None);
+        }
+        self.bins.truncate(b);
+    }
+}
+
+/// A new node that could be bought for pods of one demand.
+#[derive(Clone)]
+struct Offer {
+    /// Score per pod.
+    each: Money,
+    best: usize,
+    /// How many of the pods it takes.
+    pods: usize,
+    /// Candidates among which it was chosen: one weight of pools, generic types or all.
+    kind: Bits,
+}
+
+impl Offer {
+    /// Whether it is still what [`Solver::offer`] would say.
+    fn holds(&self, solver: &Solver<'_>, d: usize, l: usize, left: usize) -> bool {
+        let demand = &solver.demands[d];
+        self.pods <= left
+            && solver.affordable(self.best, None)
+            && demand.levels[l]
+                .allowed
+                .borrow()
+                .as_ref()
+                .is_none_or(|(version, _)| *version == solver.topology.version)
+    }
+}
