@@ -121,7 +121,10 @@ fn has(inventory: &Inventory, snapshot: &Snapshot, text: &mut String) {
     }
 }
 
-#[allow(dead_code, reason = "who decides about removal comes with the plans that these render")]
+#[allow(
+    dead_code,
+    reason = "who decides about removal comes with the plans that these render"
+)]
 /// Whether the node goes, and if not, why it stays.
 pub(super) fn retirement(name: &str, plan: &RetirementPlan, snapshot: &Snapshot) -> String {
     let mut text = String::new();
@@ -156,7 +159,10 @@ pub(super) fn retirement(name: &str, plan: &RetirementPlan, snapshot: &Snapshot)
     text
 }
 
-#[allow(dead_code, reason = "who decides about fetching comes with the plans that these render")]
+#[allow(
+    dead_code,
+    reason = "who decides about fetching comes with the plans that these render"
+)]
 /// What would be fetched to a node, and what not.
 pub(super) fn prefetch(target: &Target, plan: &[Prefetch]) -> String {
     let mut text = String::new();

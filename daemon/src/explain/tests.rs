@@ -21,7 +21,10 @@ fn check(what: &str, inputs: &Inputs, expected: &Expect) {
 
 #[test]
 fn a_pod_is_explained_with_its_place_its_times_and_its_alternatives() {
-    check("pod/serving/qwen-gpu-worker-0", &inputs(), &expect![[r#"
+    check(
+        "pod/serving/qwen-gpu-worker-0",
+        &inputs(),
+        &expect![[r#"
         pod serving/qwen-gpu-worker-0
           asks for cpu 6, memory 24Gi, nvidia.com/gpu 1
           on a node with kubernetes.io/arch = amd64
@@ -45,13 +48,24 @@ fn a_pod_is_explained_with_its_place_its_times_and_its_alternatives() {
 
           prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28
           note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_pod_that_is_not_there_is_said_with_those_that_are() {
-    check("pod/qwen", &inputs(), &expect!["no pod default/qwen in the files; there are serving/qwen-gpu-worker-0, serving/qwen-head"]);
-    check("node/a", &inputs(), &expect!["no node a in the files; they have none at all"]);
+    check(
+        "pod/qwen",
+        &inputs(),
+        &expect![
+            "no pod default/qwen in the files; there are serving/qwen-gpu-worker-0, serving/qwen-head"
+        ],
+    );
+    check(
+        "node/a",
+        &inputs(),
+        &expect!["no node a in the files; they have none at all"],
+    );
     assert!(parse("qwen").is_err());
     assert!(parse("pod/a/b/c").is_err());
 }
@@ -65,7 +79,10 @@ fn a_node_is_explained_with_its_pods_and_its_cache() {
     };
     let mut inputs = inputs();
     inputs.nodes = vec![write("nodes.yaml", NODE)];
-    check("node/warm", &inputs, &expect![[r#"
+    check(
+        "node/warm",
+        &inputs,
+        &expect![[r#"
         node warm
           of no pool of ours
           runs
@@ -73,8 +90,12 @@ fn a_node_is_explained_with_its_pods_and_its_cache() {
           pods on it: kube-system/log
           pod serving/qwen-gpu-worker-0 is planned for it
           its agent has reported nothing
-    "#]]);
-    check("pod/serving/qwen-gpu-worker-0", &inputs, &expect![[r#"
+    "#]],
+    );
+    check(
+        "pod/serving/qwen-gpu-worker-0",
+        &inputs,
+        &expect![[r#"
         pod serving/qwen-gpu-worker-0
           asks for cpu 6, memory 24Gi, nvidia.com/gpu 1
           on a node with kubernetes.io/arch = amd64
@@ -96,7 +117,8 @@ fn a_node_is_explained_with_its_pods_and_its_cache() {
 
           prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28
           note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
-    "#]]);
+    "#]],
+    );
 }
 
 const NODE: &str = "
@@ -146,7 +168,8 @@ fn whether_a_node_goes_or_stays_is_said() {
           goes: its pods fit elsewhere; saves 0.41 USD/h, 26.0 GB of verified bytes are lost
             pod default/web moves to node b
           stays: empty or under-used for 10 s only, 300 s is asked for
-    "#]].assert_eq(&said.concat());
+    "#]]
+    .assert_eq(&said.concat());
 }
 
 #[test]
@@ -169,6 +192,7 @@ fn what_is_fetched_and_what_not_is_said() {
     expect![[r#"
           fetches 10.0 GB docker.io/vllm/vllm-openai:v1: from its origin and b, a pod waits for it
           does not fetch docker.io/other:v1: is there and verified
-    "#]].assert_eq(&node::prefetch(&target, &plan));
+    "#]]
+    .assert_eq(&node::prefetch(&target, &plan));
     assert_eq!(node::prefetch(&Target::New(0), &plan), "");
 }

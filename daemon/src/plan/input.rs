@@ -7,9 +7,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use headstart_core::label::{ARCH, Operator, REGION, ZONE};
+use headstart_core::label::{ARCH, INSTANCE_TYPE, Operator, REGION, ZONE};
 use headstart_core::money::Millis;
-use headstart_core::offer::Arch;
+use headstart_core::offer::{Arch, Rates};
 use headstart_core::pod::Phase;
 use headstart_core::pool::NodePool;
 use headstart_core::snapshot::{Policy, Snapshot};
@@ -35,7 +35,8 @@ pub(crate) struct Inputs {
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub(crate) caches: Vec<PathBuf>,
     /// Sizes of images and models: YAML with a list under `items:`, each with image or model,
-    /// transfer, and for images unpacked and largestLayer. What is not named is assumed
+    /// transfer, for images unpacked and largestLayer, and digest or commit if it is resolved. What
+    /// is not named is assumed
     #[arg(long, value_name = "FILE")]
     pub(crate) items: Option<PathBuf>,
     #[command(flatten)]
@@ -134,15 +135,32 @@ pub(crate) fn assemble(inputs: &Inputs, now: Millis) -> Result<Assembled, Vec<St
     snapshot.types = market.types;
     snapshot.offerings = market.offerings;
     notes.extend(default_arch(&mut snapshot));
-    let (sizes, unused) = items::complete(&snapshot, given);
-    snapshot.items = sizes;
-    notes.extend(unused);
+    notes.extend(items::complete(&mut snapshot, given));
+    known_types(&mut snapshot);
     Ok(Assembled {
         snapshot,
         policy: Policy::default(),
         prices: market.basis,
         notes,
     })
+}
+
+/// Completes nodes whose type the catalog knows: rates, and the labels that follow from the type and
+/// that no other agent sets.
+fn known_types(snapshot: &mut Snapshot) {
+    let types = &snapshot.types;
+    for node in &mut snapshot.nodes {
+        let name = node.labels.get(INSTANCE_TYPE);
+        let Some(kind) = name.and_then(|name| types.iter().find(|kind| kind.name == *name)) else {
+            continue;
+        };
+        if node.rates == Rates::default() {
+            node.rates = kind.rates;
+        }
+        for (key, value) in kind.node_labels() {
+            node.labels.entry(key).or_insert(value);
+        }
+    }
 }
 
 /// Plans pods that name no architecture for amd64, if no pool names one either: a manifest does not

@@ -1,12 +1,13 @@
 //! Sizes of images and models: from a person's file, else assumed and marked so.
 //!
 //! The file is YAML (or JSON): a list under `items:`, each with `image` or `model`, `transfer` (bytes,
-//! or an amount such as `9.6G`), and for images `unpacked` and `largestLayer`.
+//! or an amount such as `9.6G`), for images `unpacked` and `largestLayer`, and what the name stands
+//! for now: `digest` of an image, `commit` of a model. Only what is resolved can be a hit in a cache.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use headstart_core::amount;
-use headstart_core::cache::{Basis, Item, ItemSize};
+use headstart_core::cache::{Basis, Item, ItemSize, Pin};
 use headstart_core::snapshot::Snapshot;
 use serde::Deserialize;
 
@@ -44,6 +45,17 @@ struct ItemForm {
     transfer: Scalar,
     unpacked: Option<Scalar>,
     largest_layer: Option<Scalar>,
+    digest: Option<String>,
+    commit: Option<String>,
+}
+
+/// What a file says of items.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Given {
+    /// Sizes.
+    pub(crate) sizes: BTreeMap<Item, ItemSize>,
+    /// What names stand for: the same item, pinned.
+    pub(crate) pinned: BTreeMap<Item, Item>,
 }
 
 /// An amount, with or without quotes.
@@ -69,7 +81,7 @@ impl Scalar {
 ///
 /// # Errors
 /// One line per problem.
-pub(crate) fn read(name: &str, text: &str) -> Result<BTreeMap<Item, ItemSize>, Vec<String>> {
+pub(crate) fn read(name: &str, text: &str) -> Result<Given, Vec<String>> {
     let form: Form = serde_saphyr::from_str(text).map_err(|error| {
         let said = error.without_snippet().to_string();
         let first = said.lines().next().unwrap_or_default().to_owned();
@@ -78,20 +90,59 @@ pub(crate) fn read(name: &str, text: &str) -> Result<BTreeMap<Item, ItemSize>, V
              transfer"
         )]
     })?;
-    let (mut sizes, mut problems) = (BTreeMap::new(), Vec::new());
+    let (mut given, mut problems) = (Given::default(), Vec::new());
     for entry in &form.items {
         let line = entry.referenced.line();
-        match size(&entry.value) {
-            Ok((item, size)) => {
-                sizes.insert(item, size);
+        let read = size(&entry.value).and_then(|sized| Ok((sized, pin(&entry.value)?)));
+        match read {
+            Ok(((item, size), pinned)) => {
+                if let Some(pinned) = pinned {
+                    given.sizes.insert(pinned.clone(), size);
+                    given.pinned.insert(item.clone(), pinned);
+                }
+                given.sizes.insert(item, size);
             }
             Err(what) => problems.push(format!("{name}, line {line}: {what}")),
         }
     }
     if problems.is_empty() {
-        Ok(sizes)
+        Ok(given)
     } else {
         Err(problems)
+    }
+}
+
+/// The item as it is pinned, if the file says so.
+fn pin(form: &ItemForm) -> Result<Option<Item>, String> {
+    let pinned = match (&form.image, &form.digest, &form.model, &form.commit) {
+        (_, None, _, None) => return Ok(None),
+        (Some(image), Some(digest), None, None) => match item::image(image) {
+            Ok(Item::Image { repository, .. }) => item::image(&format!("{repository}@{digest}"))
+                .map_err(|error| format!("digest: {error}"))?,
+            Ok(_) | Err(_) => return Err("image: is none".to_owned()),
+        },
+        (None, None, Some(model), Some(commit)) => match item::model(model) {
+            Ok(Item::Model { repo, files, .. }) => {
+                let files = match files.as_str() {
+                    "" => String::new(),
+                    files => format!("?{files}"),
+                };
+                item::model(&format!("hf://{repo}@{commit}{files}"))
+                    .map_err(|error| format!("commit: {error}"))?
+            }
+            Ok(_) | Err(_) => return Err("model: is none".to_owned()),
+        },
+        _ => {
+            return Err("digest is of an image, commit of a model; write the right one".to_owned());
+        }
+    };
+    let resolved = match &pinned {
+        Item::Image { pin, .. } => matches!(pin, Pin::To(_)),
+        Item::Model { pin, .. } => matches!(pin, Pin::To(_)),
+    };
+    match resolved {
+        true => Ok(Some(pinned)),
+        false => Err("commit: is not one; write its 40 hexadecimal digits".to_owned()),
     }
 }
 
@@ -133,12 +184,24 @@ fn size(form: &ItemForm) -> Result<(Item, ItemSize), String> {
     }
 }
 
-/// A size for every item that a pod of the snapshot starts with. What the file names and no pod uses
-/// is dropped, with a note.
-pub(crate) fn complete(
-    snapshot: &Snapshot,
-    mut given: BTreeMap<Item, ItemSize>,
-) -> (BTreeMap<Item, ItemSize>, Vec<String>) {
+/// Pins what the file pins, and gives a size to every item that a pod of the snapshot starts with.
+/// What the file names and no pod uses is said.
+pub(crate) fn complete(snapshot: &mut Snapshot, given: Given) -> Vec<String> {
+    let Given {
+        sizes: mut given,
+        pinned,
+    } = given;
+    for pod in &mut snapshot.pods {
+        for item in &mut pod.shape.items {
+            if let Some(pinned) = pinned.get(item) {
+                *item = pinned.clone();
+            }
+        }
+    }
+    for name in pinned.keys() {
+        // Two names of one thing are one thing.
+        given.remove(name);
+    }
     let pods = snapshot.pods.iter().map(|pod| &pod.shape);
     let shapes = pods.chain(&snapshot.daemons);
     let items: BTreeSet<&Item> = shapes.flat_map(|shape| &shape.items).collect();
@@ -149,10 +212,11 @@ pub(crate) fn complete(
         };
         (item.clone(), given.remove(item).unwrap_or(assumed))
     });
-    let sizes = sizes.collect();
+    snapshot.items = sizes.collect();
     let unused = given.keys().map(super::words::item);
-    let notes = unused.map(|item| format!("no pod starts with {item}, whose size was given"));
-    (sizes, notes.collect())
+    unused
+        .map(|item| format!("no pod starts with {item}, whose size was given"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -165,8 +229,9 @@ mod tests {
     fn sizes_are_read_as_amounts() {
         let text = "items:\n- {image: 'vllm/vllm-openai:v0.8.5', transfer: 9.6G, largestLayer: 4G}\n\
                     - {model: 'hf://Qwen/Qwen3-8B', transfer: 16400000000}\n";
-        let sizes = read("items.yaml", text).unwrap();
-        let said: Vec<String> = sizes
+        let given = read("items.yaml", text).unwrap();
+        let said: Vec<String> = given
+            .sizes
             .iter()
             .map(|(item, size)| {
                 let ItemSize {
@@ -179,6 +244,35 @@ mod tests {
             docker.io/vllm/vllm-openai:v0.8.5 9600000000 19200000000
             hf://Qwen/Qwen3-8B 16400000000 16400000000"#]]
         .assert_eq(&said.join("\n"));
+    }
+
+    #[test]
+    fn a_digest_or_a_commit_pins_the_name() {
+        let hex = "0".repeat(40);
+        let text = format!(
+            "items:\n- {{image: 'a/b:v1', transfer: 1G, digest: 'sha256:{hex}{}'}}\n\
+             - {{model: 'hf://a/b', transfer: 1G, commit: '{hex}'}}\n",
+            "0".repeat(24)
+        );
+        let given = read("items.yaml", &text).unwrap();
+        let said: Vec<String> = given
+            .pinned
+            .iter()
+            .map(|(name, pin)| {
+                let words = crate::plan::words::item;
+                format!("{} is {}", words(name), words(pin)).replace("00000000", "")
+            })
+            .collect();
+        expect![[r#"
+            docker.io/a/b:v1 is docker.io/a/b@
+            hf://a/b is hf://a/b@"#]].assert_eq(&said.join("\n"));
+        let wrong = "items:\n- {image: 'a/b:v1', transfer: 1G, commit: abc}\n\
+                     - {image: 'a/b:v1', transfer: 1G, digest: abc}\n\
+                     - {model: 'hf://a/b', transfer: 1G, commit: abc}\n";
+        expect![[r#"
+            items.yaml, line 2: digest is of an image, commit of a model; write the right one
+            items.yaml, line 3: digest: "docker.io/a/b@abc" is not an image reference: after "@" comes a digest, sha256:<64 hex digits>; a tag comes after ":"; write it as registry/name:tag
+            items.yaml, line 4: commit: is not one; write its 40 hexadecimal digits"#]].assert_eq(&read("items.yaml", wrong).unwrap_err().join("\n"));
     }
 
     #[test]

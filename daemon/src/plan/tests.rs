@@ -296,10 +296,10 @@ fn a_pod_that_nothing_can_take_says_why_in_numbers() {
                   1077 offerings excluded, such as t3.nano spot in us-east-1a: spot, the pool asks for on-demand
                   1026 offerings excluded, such as t3a.nano on-demand in us-east-1a: no GPU, the pod asks for L4
                   393 offerings excluded, such as t4g.nano on-demand in us-east-1a: the pod asks for kubernetes.io/arch = amd64, the label is arm64
-                  327 offerings excluded, such as g6.xlarge spot in us-east-1a: the pool asks for headstart.dev/gpu-sku to be absent, the label is L4
+                  327 offerings excluded, such as g4ad.xlarge spot in us-east-1a: the pool asks for headstart.dev/gpu-sku to be absent, the label is RADEON-PRO-V520
                 pool gpu can buy nothing for it:
                   2496 offerings excluded, such as t3.nano spot in us-east-1a: the pool asks for headstart.dev/gpu-sku to be there, the label is absent
-                  156 offerings excluded, such as g5.xlarge spot in us-east-1a: GPU A10G, the pod asks for L4
+                  156 offerings excluded, such as g4ad.xlarge spot in us-east-1a: GPU RADEON-PRO-V520, the pod asks for L4
                   87 offerings excluded, such as g7e.8xlarge on-demand in us-east-1a: 5.27 USD/h over the pool's cap of 5.00 USD/h
                   54 offerings excluded, such as g6.xlarge spot in us-east-1a: 0.41 USD/h over the pod's cap of 0.40 USD/h
                   30 offerings excluded, such as g5g.xlarge spot in us-east-1a: the pod asks for kubernetes.io/arch = amd64, the label is arm64
@@ -368,4 +368,73 @@ fn a_plan_without_a_region_names_the_flag() {
         where to buy is not said: give --cloud aws|gcp|azure and --region, a pool with one topology.kubernetes.io/region, or types of your own with --catalog FILE
     "#]],
     );
+}
+
+/// Two nodes that exist, one of which has everything verified.
+const NODES: &str = "
+apiVersion: v1
+kind: Node
+metadata:
+  name: cold
+  labels: {node.kubernetes.io/instance-type: g6.2xlarge, topology.kubernetes.io/zone: us-east-1a}
+status:
+  conditions: [{type: Ready, status: 'True'}]
+  allocatable: {cpu: '7900m', memory: 30Gi, pods: '110', nvidia.com/gpu: '1'}
+---
+apiVersion: v1
+kind: Node
+metadata:
+  name: warm
+  labels: {node.kubernetes.io/instance-type: g6.2xlarge, topology.kubernetes.io/zone: us-east-1a}
+status:
+  conditions: [{type: Ready, status: 'True'}]
+  allocatable: {cpu: '7900m', memory: 30Gi, pods: '110', nvidia.com/gpu: '1'}
+---
+apiVersion: headstart.dev/v1alpha1
+kind: NodeCache
+metadata: {name: warm}
+spec: {}
+status:
+  room: 100G
+  items:
+  - {image: 'docker.io/rayproject/ray-llm@sha256:1111111111111111111111111111111111111111111111111111111111111111', state: Verified}
+  - {model: 'Qwen/Qwen3-8B@2222222222222222222222222222222222222222', state: Verified}
+";
+
+#[test]
+fn a_warm_node_is_chosen_over_a_cold_one_by_the_seconds_it_saves() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(directory.path().join(name), text).unwrap();
+        directory.path().join(name)
+    };
+    let mut inputs = inputs();
+    inputs.nodes = vec![write("nodes.yaml", NODES)];
+    let items = std::fs::read_to_string(file("items.yaml")).unwrap();
+    let items = items.replace(
+        "transfer: 10.6G",
+        &format!("transfer: 10.6G\n    digest: sha256:{}", "1".repeat(64)),
+    );
+    let items = items.replace(
+        "transfer: 16.4G",
+        &format!("transfer: 16.4G\n    commit: '{}'", "2".repeat(40)),
+    );
+    inputs.items = Some(write("items.yaml", &items));
+    check(&inputs, Output::Table, &expect![[r#"
+        Nothing to buy.
+
+        On nodes that exist:
+
+          serving/qwen-gpu-worker-0 -> warm: serves in 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+               chosen over node cold: serves in 57 s instead of 99 s, at the same cost; the time saved is worth 0.0019 USD
+          serving/qwen-head -> cold: serves in 91 s = image 34 s + start 18 s + load 5.0 s + engine 34 s; exposed byte time 34 s
+
+          what pods start with                                                                           to transfer  on disk  size
+          docker.io/rayproject/ray-llm@1111111111111111111111111111111111111111111111111111111111111111      10.6 GB  21.0 GB  known
+          hf://Qwen/Qwen3-8B@2222222222222222222222222222222222222222                                        16.4 GB  16.4 GB  known
+
+        Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
+        Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
+        Note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
+    "#]]);
 }
