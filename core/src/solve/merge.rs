@@ -17,17 +17,21 @@ struct Merge {
 }
 
 impl Solver<'_> {
-    /// Replaces new nodes of special types by larger ones while that saves score.
-    pub(super) fn merge_special(&mut self) {
+    /// Replaces new nodes of special types by larger ones while that saves score; says whether it did.
+    pub(super) fn merge_special(&mut self) -> bool {
         let mut refused: Vec<usize> = Vec::new();
+        let mut merged = false;
         for _ in 0..MOST {
             let Some(merge) = self.best_merge(&refused) else {
-                return;
+                break;
             };
-            if !self.try_merge(&merge) {
+            if self.try_merge(&merge) {
+                merged = true;
+            } else {
                 refused.push(merge.candidate);
             }
         }
+        merged
     }
 
     /// The merge that would save most, relations between pods aside.

@@ -157,11 +157,11 @@ impl<'w> Solver<'w> {
                 for kind in kinds {
                     let mut all = masks.clone();
                     all.push(kind);
-                    if !self.flexible(&level.mask, &all) {
-                        continue;
-                    }
+                    let lacking = self.inflexible(&level.mask, &all);
                     let candidates = level.mask.meet(&all).filter(|c| {
-                        self.affordable(*c, None) && demand.claims_fit(&[], market.pool(*c))
+                        self.affordable(*c, None)
+                            && demand.claims_fit(&[], market.pool(*c))
+                            && !lacking.as_ref().is_some_and(|lacking| lacking.contains(*c))
                     });
                     if let Some(offer) = self.cheapest_each(demand, candidates, missing, left) {
                         return Some(Offer {
@@ -254,6 +254,7 @@ impl<'w> Solver<'w> {
                 mask,
                 best,
                 score: Money(0),
+                sets: Vec::new(),
                 needs: Needs::default(),
                 exclusive: false,
             }),

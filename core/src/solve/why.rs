@@ -97,7 +97,7 @@ impl<'w> Solver<'w> {
                     limit,
                 })
             })
-            .or_else(|| too_few(market, &level.mask, &[&self.available]))
+            .or_else(|| self.unvaried(demand, level, c))
     }
 
     /// Why candidate `c` is none for this demand, whatever its size.
@@ -119,19 +119,25 @@ impl<'w> Solver<'w> {
             })
         });
         by_label
-            .or_else(|| {
-                refused_by_wants(
-                    &shape.wants,
-                    market.kind(c),
-                    market.offering(c),
-                    Origin::Pod,
-                )
-            })
+            .or_else(|| refused_by_wants(&shape.wants, &market.machine(c), Origin::Pod))
             .or_else(|| {
                 level
                     .preferred()
                     .and_then(|term| unmatched_term(term, label))
             })
+    }
+
+    /// The choice that the pool of candidate `c` asks for and would not have.
+    fn unvaried(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
+        let market = &self.world.market;
+        let pool = &market.pool(c);
+        pool.requirements.iter().find_map(|r| r.min_values)?;
+        let mut roomy = Bits::all(market.len());
+        for (dim, amount) in &demand.asks {
+            roomy.keep(market.with_room(*dim, *amount)?);
+        }
+        let p = market.candidates[c].pool;
+        too_few(market, p, &level.mask, &[&self.available, &roomy])
     }
 
     fn unaffordable(&self, c: usize) -> Option<Rejection> {
@@ -144,7 +150,7 @@ impl<'w> Solver<'w> {
             .and_then(|limit| {
                 limit.rows.iter().find_map(|(name, used, most)| {
                     let adding = takes(market, c, name);
-                    (used + adding > *most).then(|| Rejection::PoolLimit {
+                    (adding > 0 && used + adding > *most).then(|| Rejection::PoolLimit {
                         resource: name.clone(),
                         used: *used,
                         adding,
@@ -304,33 +310,31 @@ fn any<'a>(terms: &[Term], label: impl Fn(&str) -> Option<&'a str> + Copy) -> bo
             .any(|t| !t.0.is_empty() && t.0.iter().all(|e| e.matches(label(&e.key))))
 }
 
-/// The first demand for a choice that the candidates left do not meet.
-pub(super) fn too_few(market: &Market, mask: &Bits, others: &[&Bits]) -> Option<Rejection> {
-    for (p, pool) in market.pools.iter().enumerate() {
-        for requirement in &pool.requirements {
-            let Some(wanted) = requirement.min_values else {
-                continue;
-            };
-            let key = &requirement.expression.key;
-            let mut all = others.to_vec();
-            all.push(market.of_pool(p));
-            let mut values: Vec<&str> = mask
-                .meet(&all)
-                .filter_map(|c| market.label(c, key))
-                .collect();
-            values.sort_unstable();
-            values.dedup();
-            let found = values.len() as u32;
-            if found < wanted {
-                return Some(Rejection::MinValues {
-                    key: key.clone(),
-                    wanted,
-                    found,
-                });
-            }
-        }
-    }
-    None
+/// The first demand of pool `p` for a choice that the candidates left do not meet.
+pub(super) fn too_few(
+    market: &Market,
+    p: usize,
+    mask: &Bits,
+    others: &[&Bits],
+) -> Option<Rejection> {
+    market.pools[p].requirements.iter().find_map(|requirement| {
+        let wanted = requirement.min_values?;
+        let key = &requirement.expression.key;
+        let mut all = others.to_vec();
+        all.push(market.of_pool(p));
+        let mut values: Vec<&str> = mask
+            .meet(&all)
+            .filter_map(|c| market.label(c, key))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        let found = values.len() as u32;
+        (found < wanted).then(|| Rejection::MinValues {
+            key: key.clone(),
+            wanted,
+            found,
+        })
+    })
 }
 
 /// What no pod is bought, by pool.

@@ -187,9 +187,14 @@ impl Objects {
                 .problem(wrong_version(found, group, versions));
         }
         let Some(name) = name else {
-            return subject
-                .at("metadata.name")
-                .problem("is missing; give the object a name");
+            let at = subject.at("metadata.name");
+            return match metadata.and_then(|metadata| metadata.get("name")) {
+                Some(found) if !found.is_string() && !found.is_null() => {
+                    let found = kind_of(found);
+                    at.problem(format!("is {found}; put the name in quotes"));
+                }
+                _ => at.problem("is missing; give the object a name"),
+            };
         };
         let key = (
             group.to_owned(),
@@ -320,11 +325,25 @@ fn typed<T: DeserializeOwned>(subject: &Subject<'_>, tree: Value) -> Option<T> {
 fn explained(text: &str) -> String {
     let names: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
     let text: String = text.chars().take(600).collect();
+    let scalar = ["boolean", "integer", "floating point"];
+    if text.ends_with("expected a string")
+        && scalar
+            .iter()
+            .any(|kind| text.starts_with(&format!("invalid type: {kind}")))
+    {
+        return format!("{text}; put the value in quotes");
+    }
     match names.split_first() {
         Some((found, known)) if text.starts_with("unknown ") => {
-            match likely(found, known.iter().copied()) {
-                Some(meant) => format!("{text}; did you mean {meant}?"),
-                None => text,
+            let what = if text.starts_with("unknown field") {
+                "field"
+            } else {
+                "value"
+            };
+            let found = quoted(found);
+            match likely(found.trim_matches('"'), known.iter().copied()) {
+                Some(meant) => format!("{found} is no {what} here; did you mean {meant}?"),
+                None => format!("{found} is no {what} here; use one of {}", known.join(", ")),
             }
         }
         _ => text,

@@ -130,13 +130,14 @@ pub(crate) fn yaml(text: &str) -> Result<Value, InvalidYaml> {
     .map_err(|error| {
         let line = error.location().map(|location| location.line());
         let text = error.without_snippet().to_string();
-        let text: String = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .take(300)
-            .collect();
+        let text = text.lines().next().unwrap_or_default();
+        let text = text.split(" at line ").next().unwrap_or_default();
+        let twice = text.strip_prefix("duplicate mapping key: ");
+        let twice = twice.and_then(|rest| rest.split_once(", set "));
+        let text = match twice {
+            Some((key, _)) => format!("the key {} is given twice", quoted(key)),
+            None => text.chars().take(300).collect(),
+        };
         InvalidYaml {
             line: line.filter(|line| *line > 0),
             text,

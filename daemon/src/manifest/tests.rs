@@ -7,6 +7,12 @@ use headstart_core::pod::Phase;
 
 use super::*;
 
+mod annotations;
+mod faults;
+mod hostile;
+mod models;
+mod pods;
+
 pub(super) const RAY_SERVICE: &str = include_str!("../../tests/manifests/rayservice-vllm.yaml");
 pub(super) const DEPLOYMENT: &str = include_str!("../../tests/manifests/vllm-deployment.yaml");
 pub(super) const LWS: &str = include_str!("../../tests/manifests/lws-vllm.yaml");
