@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use headstart_core::plan::Plan;
 use headstart_core::pod::ObjectKey;
+use headstart_core::prefetch;
 use headstart_core::snapshot::Snapshot;
 use headstart_core::solve;
 
@@ -88,9 +89,10 @@ fn answer(what: &Subject, assembled: &Assembled) -> Result<Answer, String> {
         snapshot, policy, ..
     } = assembled;
     let plan = solve::plan(snapshot, policy);
+    let fetches = prefetch::prefetch(snapshot, policy, &plan);
     match what {
-        Subject::Pod(key) => pod::explain(key, &plan, assembled),
-        Subject::Node(name) => node::explain(name, &plan, snapshot),
+        Subject::Pod(key) => pod::explain(key, &plan, &fetches, assembled),
+        Subject::Node(name) => node::explain(name, &plan, &fetches, snapshot),
     }
 }
 

@@ -12,7 +12,12 @@ use super::{Answer, Served, bound_to, placed_on, unknown};
 use crate::plan::words;
 
 /// Everything about the node `name`.
-pub(super) fn explain(name: &str, plan: &Plan, snapshot: &Snapshot) -> Result<Answer, String> {
+pub(super) fn explain(
+    name: &str,
+    plan: &Plan,
+    fetches: &[Prefetch],
+    snapshot: &Snapshot,
+) -> Result<Answer, String> {
     let Some(node) = snapshot.nodes.iter().find(|node| node.name == name) else {
         let known = snapshot.nodes.iter().map(|node| node.name.clone());
         return Err(unknown("node", name, known));
@@ -24,6 +29,7 @@ pub(super) fn explain(name: &str, plan: &Plan, snapshot: &Snapshot) -> Result<An
         Some(inventory) => has(inventory, snapshot, &mut text),
         None => text.push_str("  its agent has reported nothing\n"),
     }
+    text += &prefetch(&Target::Node(name.to_owned()), fetches);
     Ok(Answer {
         text,
         served: Served::Yes,
@@ -159,10 +165,6 @@ pub(super) fn retirement(name: &str, plan: &RetirementPlan, snapshot: &Snapshot)
     text
 }
 
-#[allow(
-    dead_code,
-    reason = "who decides about fetching comes with the plans that these render"
-)]
 /// What would be fetched to a node, and what not.
 pub(super) fn prefetch(target: &Target, plan: &[Prefetch]) -> String {
     let mut text = String::new();

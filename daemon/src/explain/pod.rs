@@ -6,7 +6,7 @@ use headstart_core::amount::display;
 use headstart_core::money::HourlyPrice;
 use headstart_core::node::NodeState;
 use headstart_core::offer::{Availability, OfferingKey};
-use headstart_core::plan::{NewNode, Placement, Plan, Target};
+use headstart_core::plan::{NewNode, Placement, Plan, Prefetch, Target};
 use headstart_core::pod::{ObjectKey, Phase, Pod, Progress};
 use headstart_core::ready::Timing;
 use headstart_core::reason::Score;
@@ -25,6 +25,7 @@ const ALTERNATIVES: usize = 5;
 pub(super) fn explain(
     key: &ObjectKey,
     plan: &Plan,
+    fetches: &[Prefetch],
     assembled: &Assembled,
 ) -> Result<Answer, String> {
     let Assembled {
@@ -46,6 +47,9 @@ pub(super) fn explain(
         }
         Phase::Pending => {
             let served = waiting(pod, plan, snapshot, &mut text);
+            if let Some(placement) = plan.placements.iter().find(|p| p.pod == pod.key) {
+                text += &super::node::prefetch(&placement.target, fetches);
+            }
             others(pod, snapshot, policy, &mut text);
             served
         }

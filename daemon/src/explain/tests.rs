@@ -25,30 +25,32 @@ fn a_pod_is_explained_with_its_place_its_times_and_its_alternatives() {
         "pod/serving/qwen-gpu-worker-0",
         &inputs(),
         &expect![[r#"
-        pod serving/qwen-gpu-worker-0
-          asks for cpu 6, memory 24Gi, nvidia.com/gpu 1
-          on a node with kubernetes.io/arch = amd64
-          GPU one of A10G, L4, L40S
-          member of group serving/qwen, placed as a whole or not at all
-          starts with docker.io/rayproject/ray-llm:2.46.0-py311-cu124 (10.6 GB)
-          starts with hf://Qwen/Qwen3-8B (16.4 GB)
+            pod serving/qwen-gpu-worker-0
+              asks for cpu 6, memory 24Gi, nvidia.com/gpu 1
+              on a node with kubernetes.io/arch = amd64
+              GPU one of A10G, L4, L40S
+              member of group serving/qwen, placed as a whole or not at all
+              starts with docker.io/rayproject/ray-llm:2.46.0-py311-cu124 (10.6 GB)
+              starts with hf://Qwen/Qwen3-8B (16.4 GB)
 
-          goes onto a new node: g6.2xlarge spot in us-east-1a of pool gpu for 0.41 USD/h
-          serves in 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-          scored 0.51 USD = price over its life 0.43 USD + waiting 0.0817 USD + interruptions 0.0001 USD
-          chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less
+              goes onto a new node: g6.2xlarge spot in us-east-1a of pool gpu for 0.41 USD/h
+              serves in 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+              scored 0.51 USD = price over its life 0.43 USD + waiting 0.0817 USD + interruptions 0.0001 USD
+              chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less
+              does not fetch docker.io/rayproject/ray-llm:2.46.0-py311-cu124: 2.46.0-py311-cu124 is not resolved to a digest or commit yet
+              does not fetch hf://Qwen/Qwen3-8B: main is not resolved to a digest or commit yet
 
-          alone it could have, best first:
-            where                             price  serves in  exposed     score
-            g6.2xlarge spot (pool gpu)   0.41 USD/h      147 s    0.0 s  0.51 USD
-            g5.2xlarge spot (pool gpu)   0.51 USD/h      147 s    0.0 s  0.61 USD
-            g6.4xlarge spot (pool gpu)   0.57 USD/h      147 s    0.0 s  0.67 USD
-            g5.4xlarge spot (pool gpu)   0.65 USD/h      147 s    0.0 s  0.76 USD
-            gr6.4xlarge spot (pool gpu)  0.66 USD/h      147 s    0.0 s  0.77 USD
+              alone it could have, best first:
+                where                             price  serves in  exposed     score
+                g6.2xlarge spot (pool gpu)   0.41 USD/h      147 s    0.0 s  0.51 USD
+                g5.2xlarge spot (pool gpu)   0.51 USD/h      147 s    0.0 s  0.61 USD
+                g6.4xlarge spot (pool gpu)   0.57 USD/h      147 s    0.0 s  0.67 USD
+                g5.4xlarge spot (pool gpu)   0.65 USD/h      147 s    0.0 s  0.76 USD
+                gr6.4xlarge spot (pool gpu)  0.66 USD/h      147 s    0.0 s  0.77 USD
 
-          prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28
-          note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
-    "#]],
+              prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28
+              note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
+        "#]],
     );
 }
 
@@ -83,41 +85,45 @@ fn a_node_is_explained_with_its_pods_and_its_cache() {
         "node/warm",
         &inputs,
         &expect![[r#"
-        node warm
-          of no pool of ours
-          runs
-          requested of it: cpu 100m of 7900m, memory 64Mi of 30Gi, nvidia.com/gpu 0 of 1, pods 0 of 110
-          pods on it: kube-system/log
-          pod serving/qwen-gpu-worker-0 is planned for it
-          its agent has reported nothing
-    "#]],
+            node warm
+              of no pool of ours
+              runs
+              requested of it: cpu 100m of 7900m, memory 64Mi of 30Gi, nvidia.com/gpu 0 of 1, pods 0 of 110
+              pods on it: kube-system/log
+              pod serving/qwen-gpu-worker-0 is planned for it
+              its agent has reported nothing
+              does not fetch docker.io/rayproject/ray-llm:2.46.0-py311-cu124: 2.46.0-py311-cu124 is not resolved to a digest or commit yet
+              does not fetch hf://Qwen/Qwen3-8B: main is not resolved to a digest or commit yet
+        "#]],
     );
     check(
         "pod/serving/qwen-gpu-worker-0",
         &inputs,
         &expect![[r#"
-        pod serving/qwen-gpu-worker-0
-          asks for cpu 6, memory 24Gi, nvidia.com/gpu 1
-          on a node with kubernetes.io/arch = amd64
-          GPU one of A10G, L4, L40S
-          member of group serving/qwen, placed as a whole or not at all
-          starts with docker.io/rayproject/ray-llm:2.46.0-py311-cu124 (10.6 GB)
-          starts with hf://Qwen/Qwen3-8B (16.4 GB)
+            pod serving/qwen-gpu-worker-0
+              asks for cpu 6, memory 24Gi, nvidia.com/gpu 1
+              on a node with kubernetes.io/arch = amd64
+              GPU one of A10G, L4, L40S
+              member of group serving/qwen, placed as a whole or not at all
+              starts with docker.io/rayproject/ray-llm:2.46.0-py311-cu124 (10.6 GB)
+              starts with hf://Qwen/Qwen3-8B (16.4 GB)
 
-          goes onto node warm, which exists
-          serves in 324 s = image 160 s + start 18 s + weights 107 s + load 5.0 s + engine 34 s; exposed byte time 267 s
+              goes onto node warm, which exists
+              serves in 324 s = image 160 s + start 18 s + weights 107 s + load 5.0 s + engine 34 s; exposed byte time 267 s
+              does not fetch docker.io/rayproject/ray-llm:2.46.0-py311-cu124: 2.46.0-py311-cu124 is not resolved to a digest or commit yet
+              does not fetch hf://Qwen/Qwen3-8B: main is not resolved to a digest or commit yet
 
-          alone it could have, best first:
-            where                            price  serves in  exposed     score
-            node warm                                   324 s    267 s
-            g6.2xlarge spot (pool gpu)  0.41 USD/h      147 s    0.0 s  0.51 USD
-            g5.2xlarge spot (pool gpu)  0.51 USD/h      147 s    0.0 s  0.61 USD
-            g6.4xlarge spot (pool gpu)  0.57 USD/h      147 s    0.0 s  0.67 USD
-            g5.4xlarge spot (pool gpu)  0.65 USD/h      147 s    0.0 s  0.76 USD
+              alone it could have, best first:
+                where                            price  serves in  exposed     score
+                node warm                                   324 s    267 s
+                g6.2xlarge spot (pool gpu)  0.41 USD/h      147 s    0.0 s  0.51 USD
+                g5.2xlarge spot (pool gpu)  0.51 USD/h      147 s    0.0 s  0.61 USD
+                g6.4xlarge spot (pool gpu)  0.57 USD/h      147 s    0.0 s  0.67 USD
+                g5.4xlarge spot (pool gpu)  0.65 USD/h      147 s    0.0 s  0.76 USD
 
-          prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28
-          note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
-    "#]],
+              prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28
+              note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
+        "#]],
     );
 }
 

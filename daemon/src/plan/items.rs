@@ -264,8 +264,9 @@ mod tests {
             })
             .collect();
         expect![[r#"
-            docker.io/a/b:v1 is docker.io/a/b@
-            hf://a/b is hf://a/b@"#]].assert_eq(&said.join("\n"));
+            docker.io/a/b:v1 is docker.io/a/b@sha256:
+            hf://a/b is hf://a/b@"#]]
+        .assert_eq(&said.join("\n"));
         let wrong = "items:\n- {image: 'a/b:v1', transfer: 1G, commit: abc}\n\
                      - {image: 'a/b:v1', transfer: 1G, digest: abc}\n\
                      - {model: 'hf://a/b', transfer: 1G, commit: abc}\n";

@@ -155,7 +155,7 @@ fn items(items: &[ItemForm]) -> String {
     ]);
     for item in items {
         columns.row([
-            item.item.clone(),
+            words::short_item(&item.item),
             words::gigabytes(item.transfer_bytes),
             words::gigabytes(item.unpacked_bytes),
             item.basis.to_owned(),

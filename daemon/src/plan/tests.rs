@@ -266,6 +266,16 @@ fn json_is_a_stable_form() {
 }
 
 #[test]
+fn yaml_says_what_json_says() {
+    let plan = planned(&assemble(&inputs(), NOW).unwrap());
+    let value = |output| {
+        let text = rendered(&plan, output).unwrap();
+        serde_saphyr::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    assert_eq!(value(Output::Yaml), value(Output::Json));
+}
+
+#[test]
 fn a_pod_that_nothing_can_take_says_why_in_numbers() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -348,7 +358,7 @@ fn all_problems_of_all_files_come_at_once_each_on_a_line() {
         DIR/items.yaml, line 1: transfer: size "x" is not a number; write it as 512Mi, 10Gi or 1
         tests/plan/gone.yaml: cannot be read: No such file or directory (os error 2)
         DIR/pod.yaml, document 1, Pod default/a: spec.containers: invalid type: integer `1`, expected a sequence
-        DIR/pool.yaml, document 1, NodePool p: spec.maxCost: unknown field `maxCost`, expected one of `podSelector`, `requirements`, `capacityTypes`, `gpuSkus`, `maxGpus`, `families`, `excludeFamilies`, `instanceTypeRegexp`, `maxHourlyCost`, `zones`, `limits`, `labels`, `taints`, `startupTaints`, `weight`, `valueOfTime`, `expectedLife`, `packing`, `disruption`, `volumeLimits`, `provider`
+        DIR/pool.yaml, document 1, NodePool p: spec.maxCost: "maxCost" is no field here; use one of podSelector, requirements, capacityTypes, gpuSkus, maxGpus, families, excludeFamilies, instanceTypeRegexp, maxHourlyCost, zones, limits, labels, taints, startupTaints, weight, valueOfTime, expectedLife, packing, disruption, volumeLimits, provider
         DIR/own.csv, line 2, on_demand: NaN is not a price in USD per hour: it must be a number from 0 to 100000"#]].assert_eq(&shown);
 }
 
@@ -420,21 +430,25 @@ fn a_warm_node_is_chosen_over_a_cold_one_by_the_seconds_it_saves() {
         &format!("transfer: 16.4G\n    commit: '{}'", "2".repeat(40)),
     );
     inputs.items = Some(write("items.yaml", &items));
-    check(&inputs, Output::Table, &expect![[r#"
-        Nothing to buy.
+    check(
+        &inputs,
+        Output::Table,
+        &expect![[r#"
+            Nothing to buy.
 
-        On nodes that exist:
+            On nodes that exist:
 
-          serving/qwen-gpu-worker-0 -> warm: serves in 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-               chosen over node cold: serves in 57 s instead of 99 s, at the same cost; the time saved is worth 0.0019 USD
-          serving/qwen-head -> cold: serves in 91 s = image 34 s + start 18 s + load 5.0 s + engine 34 s; exposed byte time 34 s
+              serving/qwen-gpu-worker-0 -> warm: serves in 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+                   chosen over node cold: serves in 57 s instead of 99 s, at the same cost; the time saved is worth 0.0019 USD
+              serving/qwen-head -> cold: serves in 91 s = image 34 s + start 18 s + load 5.0 s + engine 34 s; exposed byte time 34 s
 
-          what pods start with                                                                           to transfer  on disk  size
-          docker.io/rayproject/ray-llm@1111111111111111111111111111111111111111111111111111111111111111      10.6 GB  21.0 GB  known
-          hf://Qwen/Qwen3-8B@2222222222222222222222222222222222222222                                        16.4 GB  16.4 GB  known
+              what pods start with                              to transfer  on disk  size
+              docker.io/rayproject/ray-llm@sha256:111111111111      10.6 GB  21.0 GB  known
+              hf://Qwen/Qwen3-8B@222222222222                       16.4 GB  16.4 GB  known
 
-        Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
-        Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
-        Note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
-    "#]]);
+            Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
+            Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
+            Note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
+        "#]],
+    );
 }

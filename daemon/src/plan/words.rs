@@ -400,7 +400,7 @@ pub(crate) fn urgency(urgency: Urgency) -> &'static str {
 pub(crate) fn item(item: &Item) -> String {
     match item {
         Item::Image { repository, pin } => match pin {
-            Pin::To(digest) => format!("{repository}@{digest}"),
+            Pin::To(digest) => format!("{repository}@sha256:{digest}"),
             Pin::Name(name) => format!("{repository}:{name}"),
         },
         Item::Model { repo, pin, files } => {
@@ -415,6 +415,23 @@ pub(crate) fn item(item: &Item) -> String {
             }
         }
     }
+}
+
+/// The same with digests and commits at a length that tables can bear.
+pub(crate) fn short_item(item: &str) -> String {
+    const SHOWN: usize = 12;
+    let Some((name, pin)) = item.rsplit_once('@') else {
+        return item.to_owned();
+    };
+    let (kind, hex) = pin
+        .split_once(':')
+        .map_or(("", pin), |(kind, hex)| (kind, hex));
+    let digits = hex.bytes().take_while(u8::is_ascii_hexdigit).count();
+    if digits < 40 {
+        return item.to_owned();
+    }
+    let colon = if kind.is_empty() { "" } else { ":" };
+    format!("{name}@{kind}{colon}{}{}", &hex[..SHOWN], &hex[digits..])
 }
 
 /// A condition on a label.
