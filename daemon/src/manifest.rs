@@ -6,8 +6,6 @@
 //! Nothing here panics on any input, reads a clock or opens a file. The order of files changes
 //! nothing.
 
-#![allow(dead_code, reason = "the command that reads manifests comes next")]
-
 use std::collections::BTreeMap;
 
 use headstart_core::cache::Inventory;

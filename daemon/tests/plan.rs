@@ -4,14 +4,14 @@ use std::process::{Command, Output};
 
 /// Runs the command in the crate's directory, where the example manifests are, with a home of its own.
 fn headstart(args: &[&str]) -> Output {
-    let home = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
     Command::new(env!("CARGO_BIN_EXE_headstart"))
         .args(args)
         .env_remove("HEADSTART_CATALOG_DIR")
         .env_remove("XDG_CACHE_HOME")
         .env("HOME", home.path())
         .output()
-        .unwrap()
+        .expect("the built program can be started")
 }
 
 const FILES: [&str; 4] = [

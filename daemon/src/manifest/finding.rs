@@ -114,11 +114,6 @@ impl Findings {
         }
     }
 
-    /// Whether nothing is wrong so far.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.0.borrow().problems.is_empty()
-    }
-
     /// Problems and notes, by place.
     pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<Note>) {
         let Gathered {

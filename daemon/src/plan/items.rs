@@ -23,13 +23,46 @@ pub(crate) const IMAGE: ItemSize = ItemSize {
     basis: Basis::Assumed,
 };
 
-/// What a model is taken for when nobody says: 16 GB, the weights of 8 billion parameters in 16 bits.
+/// What a model is taken for when neither somebody nor its name says: 16 GB, the weights of 8 billion
+/// parameters in 16 bits.
 pub(crate) const MODEL: ItemSize = ItemSize {
     transfer: 16_000_000_000,
     unpacked: 16_000_000_000,
     largest_layer: 0,
     basis: Basis::Assumed,
 };
+
+/// What a model of this name is taken for: names state parameters (`Llama-3.1-70B`, `Mixtral-8x7B`),
+/// which have 16 bits each unless the name says that they have 8 or 4.
+fn model_of_name(name: &str) -> ItemSize {
+    let lower = name.to_ascii_lowercase();
+    let words: Vec<&str> = lower.split(['-', '_', '/']).collect();
+    let Some(billions) = words.iter().find_map(|word| billions(word)) else {
+        return MODEL;
+    };
+    let says = |marks: &[&str]| marks.iter().any(|mark| lower.contains(mark));
+    let bytes_each = if says(&["int4", "4bit", "awq", "gptq", "fp4", "w4a16"]) {
+        0.5
+    } else if says(&["fp8", "int8", "8bit", "w8a8"]) {
+        1.0
+    } else {
+        2.0
+    };
+    let bytes = (billions * bytes_each * 1e9) as u64;
+    ItemSize {
+        transfer: bytes,
+        unpacked: bytes,
+        ..MODEL
+    }
+}
+
+/// `70b`, `1.5b` or `8x7b` in billions; nothing beyond what exists.
+fn billions(word: &str) -> Option<f64> {
+    let number = word.strip_suffix('b')?;
+    let mut product = number.split('x').map(|factor| factor.parse::<f64>().ok());
+    let billions = product.try_fold(1.0, |product, factor| Some(product * factor?))?;
+    (0.01..=10_000.0).contains(&billions).then_some(billions)
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -208,7 +241,7 @@ pub(crate) fn complete(snapshot: &mut Snapshot, given: Given) -> Vec<String> {
     let sizes = items.into_iter().map(|item| {
         let assumed = match item {
             Item::Image { .. } => IMAGE,
-            Item::Model { .. } => MODEL,
+            Item::Model { repo, .. } => model_of_name(&repo.to_string()),
         };
         (item.clone(), given.remove(item).unwrap_or(assumed))
     });
@@ -244,6 +277,24 @@ mod tests {
             docker.io/vllm/vllm-openai:v0.8.5 9600000000 19200000000
             hf://Qwen/Qwen3-8B 16400000000 16400000000"#]]
         .assert_eq(&said.join("\n"));
+    }
+
+    #[test]
+    fn a_models_name_says_its_parameters_and_their_bits() {
+        let sizes = [
+            "Qwen/Qwen3-8B",
+            "meta-llama/Meta-Llama-3.1-405B-Instruct",
+            "RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic",
+            "mistralai/Mixtral-8x7B-v0.1",
+            "Qwen/Qwen2.5-1.5B-Instruct-AWQ",
+            "microsoft/Phi-3-mini-4k-instruct",
+            "x/NaNb-infb-1e99b--b",
+        ]
+        .map(|name| model_of_name(name).transfer / 1_000_000);
+        assert_eq!(
+            sizes,
+            [16_000, 810_000, 70_000, 112_000, 750, 16_000, 16_000]
+        );
     }
 
     #[test]

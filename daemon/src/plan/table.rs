@@ -163,7 +163,7 @@ fn items(items: &[ItemForm]) -> String {
     }
     let mut text = columns.render(2);
     if items.iter().any(|item| item.basis == "assumed") {
-        text += "  assumed: nobody said; --items FILE does\n";
+        text += "  assumed: nobody said (a model by the parameters in its name, else 16 GB); --items FILE does\n";
     }
     text
 }

@@ -80,31 +80,31 @@ fn what_nobody_said_is_assumed_and_marked() {
         &inputs,
         Output::Table,
         &expect![[r#"
-        Buy 2 nodes for 0.56 USD/h in all:
+            Buy 2 nodes for 0.56 USD/h in all:
 
-               count  offering                            pool     USD/h  in all   cold  warm  for
-          [1]      1  t3a.xlarge on-demand in us-east-1a  general   0.15    0.15  229 s  57 s  serving/qwen-head
-          [2]      1  g6.2xlarge spot in us-east-1a       gpu       0.41    0.41  147 s  57 s  serving/qwen-gpu-worker-0
+                   count  offering                            pool     USD/h  in all   cold  warm  for
+              [1]      1  t3a.xlarge on-demand in us-east-1a  general   0.15    0.15  229 s  57 s  serving/qwen-head
+              [2]      1  g6.2xlarge spot in us-east-1a       gpu       0.41    0.41  147 s  57 s  serving/qwen-gpu-worker-0
 
-          cold: the new node, nothing cached; warm: a running node that has the bytes
+              cold: the new node, nothing cached; warm: a running node that has the bytes
 
-          [1]  cold 229 s = boot 26 s + image 146 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 146 s
-               warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-               chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 229 s as that would, for 0.0170 USD less
+              [1]  cold 229 s = boot 26 s + image 146 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 146 s
+                   warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+                   chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 229 s as that would, for 0.0170 USD less
 
-          [2]  cold 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-               warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-               chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less
+              [2]  cold 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+                   warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+                   chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less
 
-          what pods start with                             to transfer  on disk  size
-          docker.io/rayproject/ray-llm:2.46.0-py311-cu124      10.0 GB  20.0 GB  assumed
-          hf://Qwen/Qwen3-8B                                   16.0 GB  16.0 GB  assumed
-          assumed: nobody said; --items FILE does
+              what pods start with                             to transfer  on disk  size
+              docker.io/rayproject/ray-llm:2.46.0-py311-cu124      10.0 GB  20.0 GB  assumed
+              hf://Qwen/Qwen3-8B                                   16.0 GB  16.0 GB  assumed
+              assumed: nobody said (a model by the parameters in its name, else 16 GB); --items FILE does
 
-        Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
-        Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
-        Note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
-    "#]],
+            Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
+            Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
+            Note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
+        "#]],
     );
 }
 
@@ -316,7 +316,7 @@ fn a_pod_that_nothing_can_take_says_why_in_numbers() {
 
               what pods start with               to transfer  on disk  size
               docker.io/vllm/vllm-openai:v0.8.5      10.0 GB  20.0 GB  assumed
-              assumed: nobody said; --items FILE does
+              assumed: nobody said (a model by the parameters in its name, else 16 GB); --items FILE does
 
             Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
             Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
