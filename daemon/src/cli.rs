@@ -19,6 +19,10 @@ pub(crate) struct Cli {
 enum Command {
     /// Deploy a model twice on this machine, today's way and Headstart's, and compare
     Demo(Box<DemoArgs>),
+    Plan(Box<crate::plan::PlanArgs>),
+    Explain(Box<crate::explain::ExplainArgs>),
+    /// Show machine types and prices: what is known, from where, how old
+    Catalog(Box<crate::catalog::command::Command>),
     /// The node agent; the demo starts it
     #[command(hide = true)]
     Agent(Box<AgentArgs>),
@@ -44,6 +48,9 @@ const AGENT: Own = Own { prefix: &["agent"] };
 pub(crate) fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Demo(args) => crate::demo::command(&args),
+        Command::Plan(args) => crate::plan::command(&args),
+        Command::Explain(args) => crate::explain::command(&args),
+        Command::Catalog(args) => crate::catalog::command::command(&args),
         Command::Agent(args) => {
             if args.end_with_input {
                 std::thread::spawn(end_with_input);

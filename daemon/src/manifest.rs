@@ -6,8 +6,6 @@
 //! Nothing here panics on any input, reads a clock or opens a file. The order of files changes
 //! nothing.
 
-#![allow(dead_code, reason = "the command that reads manifests comes next")]
-
 use std::collections::BTreeMap;
 
 use headstart_core::cache::Inventory;
@@ -31,7 +29,7 @@ mod cache;
 mod cluster;
 mod finding;
 mod gang;
-mod item;
+pub(crate) mod item;
 mod job;
 mod live;
 mod lws;

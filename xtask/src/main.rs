@@ -11,6 +11,7 @@ mod bench;
 mod cargo;
 mod deny;
 mod e2e;
+mod generate;
 mod provision;
 mod purity;
 mod test;
@@ -45,6 +46,9 @@ enum Task {
     /// Benchmarks beside real peers
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Committed files that are made from others
+    #[command(subcommand)]
+    Generate(generate::Generate),
     /// The main job in one command, without root, cluster or network
     Demo {
         /// Passed on to `headstart demo`
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Task::Deny => deny::run(),
         Task::E2e(args) => e2e::run(&args).map(drop),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Generate(what) => generate::run(&what),
         Task::Demo { args } => cargo::demo(&args),
     };
     match done {
