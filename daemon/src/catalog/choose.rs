@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cloud, Market, Region, builtin, file, refreshed, rows};
+use super::refreshed::BadKept;
+use super::row::Row;
+use super::{Cloud, Market, Region, UnknownRegion, builtin, file, refreshed, rows};
 
 /// Where machine types and prices come from.
 #[derive(Debug, Clone, Args)]
@@ -93,13 +95,14 @@ pub(crate) fn market(args: &CatalogArgs, hint: &Hint) -> Result<Market, Vec<Stri
     }
     if let Some(region) = place.as_ref().filter(|_| !args.no_builtin_catalog) {
         match builtin_rows(args, region) {
-            Ok((rows, with)) => {
+            Ok(Ok((rows, with))) => {
                 all = rows;
                 market = with;
             }
             // Rows of a person's own may be all there is of a region.
-            Err(problem) if args.catalog.is_empty() => problems.push(problem),
-            Err(_) => {}
+            Ok(Err(_)) if !args.catalog.is_empty() => {}
+            Ok(Err(unknown)) => problems.push(unknown.to_string()),
+            Err(broken) => problems.push(broken.to_string()),
         }
     }
     for path in &args.catalog {
@@ -122,16 +125,16 @@ pub(crate) fn market(args: &CatalogArgs, hint: &Hint) -> Result<Market, Vec<Stri
     }
 }
 
+/// The built-in rows of a region at the best prices known.
 fn builtin_rows(
     args: &CatalogArgs,
     region: &Region,
-) -> Result<(Vec<super::row::Row>, Market), String> {
+) -> Result<Result<(Vec<Row>, Market), UnknownRegion>, BadKept> {
     let kept = match args.directory.path() {
-        Some(directory) => refreshed::read(&directory, region.cloud, &region.name)
-            .map_err(|error| error.to_string())?,
+        Some(directory) => refreshed::read(&directory, region.cloud, &region.name)?,
         None => None,
     };
-    rows(region, kept.map(|kept| kept.prices)).map_err(|error| error.to_string())
+    Ok(rows(region, kept.map(|kept| kept.prices)))
 }
 
 /// The region that was asked for, if one was.
@@ -243,5 +246,18 @@ mod tests {
         assert_eq!(sold.count(), 3);
         with.no_builtin_catalog = true;
         assert_eq!(market(&with, &Hint::default()).unwrap().types.len(), 2);
+    }
+
+    #[test]
+    fn fetched_prices_that_are_broken_are_an_error_and_not_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("aws_us-east-1.csv"), "# fetched").unwrap();
+        let own = directory.path().join("own.csv");
+        std::fs::write(&own, "type,vcpu,memory_mib,on_demand\nbox,8,32768,0.2\n").unwrap();
+        let mut with = args(Some(Cloud::Aws), Some("us-east-1"));
+        with.directory = Directory::at(directory.path());
+        with.catalog = vec![own];
+        let said = problems(&with).replace(&directory.path().display().to_string(), "DIR");
+        expect!["DIR/aws_us-east-1.csv: has no line `# from` at its beginning; remove it, or run `headstart catalog update` again"].assert_eq(&said);
     }
 }

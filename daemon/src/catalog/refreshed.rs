@@ -148,7 +148,7 @@ fn parse(text: &str) -> Result<Kept, String> {
         let line = lines.next().and_then(|line| line.strip_prefix("# "));
         let said = line.and_then(|line| line.strip_prefix(word)).map(str::trim);
         said.map(str::to_owned)
-            .ok_or_else(|| format!("says not when and where from it was {word}"))
+            .ok_or_else(|| format!("has no line `# {word}` at its beginning"))
     };
     let (fetched, from) = (comment("fetched")?, comment("from")?);
     if !text.ends_with('\n') {

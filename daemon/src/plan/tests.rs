@@ -276,6 +276,27 @@ fn yaml_says_what_json_says() {
 }
 
 #[test]
+fn the_order_of_files_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let more = directory.path().join("more.yaml");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: \
+               nginx, resources: {requests: {cpu: 1, memory: 1Gi}}}]}\n";
+    std::fs::write(&more, pod).unwrap();
+    let planned_for = |files: Vec<PathBuf>| {
+        let mut inputs = inputs();
+        inputs.pods = files;
+        planned(&assemble(&inputs, NOW).unwrap())
+    };
+    let one = planned_for(vec![file("rayservice.yaml"), more.clone()]);
+    let other = planned_for(vec![more, file("rayservice.yaml")]);
+    assert_eq!(one, other);
+    assert_eq!(
+        one.buy.iter().map(|group| group.pods.len()).sum::<usize>(),
+        3
+    );
+}
+
+#[test]
 fn a_pod_that_nothing_can_take_says_why_in_numbers() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
