@@ -8,11 +8,11 @@
 
 #![allow(dead_code, reason = "the command that reads manifests comes next")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headstart_core::cache::Inventory;
 use headstart_core::money::Millis;
-use headstart_core::pod::{Group, Pod, Shape};
+use headstart_core::pod::{Group, ObjectKey, Pod, Shape};
 use headstart_core::snapshot::{PodBudget, Snapshot, Wish};
 
 use self::cluster::Cluster;
@@ -99,11 +99,17 @@ where
         gangs,
         ..
     } = maker;
+    let groups = gangs.into_groups();
+    let known: BTreeSet<&ObjectKey> = groups.iter().map(|group| &group.key).collect();
+    for pod in &mut pods {
+        // A group of which nobody is to stay is none.
+        pod.shape.group.take_if(|key| !known.contains(key));
+    }
     pods.sort_by(|a, b| a.key.cmp(&b.key));
     daemons.sort();
     let pools = pool::all(&objects.node_pools, &findings);
     let manifests = Manifests {
-        groups: gangs.into_groups(),
+        groups,
         nodes: node::all(&objects, &pools, &findings),
         inventories: cache::inventories(&objects.node_caches, &findings),
         pod_budgets: budget::all(&objects.pod_budgets, &pods, &findings),
