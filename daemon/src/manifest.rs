@@ -6,11 +6,11 @@
 //! Nothing here panics on any input, reads a clock or opens a file. The order of files changes
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headstart_core::cache::Inventory;
 use headstart_core::money::Millis;
-use headstart_core::pod::{Group, Pod, Shape};
+use headstart_core::pod::{Group, ObjectKey, Pod, Shape};
 use headstart_core::snapshot::{PodBudget, Snapshot, Wish};
 
 use self::cluster::Cluster;
@@ -97,11 +97,17 @@ where
         gangs,
         ..
     } = maker;
+    let groups = gangs.into_groups();
+    let known: BTreeSet<&ObjectKey> = groups.iter().map(|group| &group.key).collect();
+    for pod in &mut pods {
+        // A group of which nobody is to stay is none.
+        pod.shape.group.take_if(|key| !known.contains(key));
+    }
     pods.sort_by(|a, b| a.key.cmp(&b.key));
     daemons.sort();
     let pools = pool::all(&objects.node_pools, &findings);
     let manifests = Manifests {
-        groups: gangs.into_groups(),
+        groups,
         nodes: node::all(&objects, &pools, &findings),
         inventories: cache::inventories(&objects.node_caches, &findings),
         pod_budgets: budget::all(&objects.pod_budgets, &pods, &findings),

@@ -12,6 +12,7 @@ mod faults;
 mod hostile;
 mod models;
 mod nodes;
+mod plans;
 mod pods;
 
 pub(super) const RAY_SERVICE: &str = include_str!("../../tests/manifests/rayservice-vllm.yaml");

@@ -37,6 +37,13 @@ fn sound(bytes: &[u8]) -> Result<(), TestCaseError> {
             for node in &snapshot.nodes {
                 prop_assert!(node.allocatable.iter().all(|(_, amount)| amount >= 0));
             }
+            for pod in &snapshot.pods {
+                let group = pod.shape.group.as_ref();
+                let known = |key: &headstart_core::pod::ObjectKey| {
+                    snapshot.groups.iter().any(|group| group.key == *key)
+                };
+                prop_assert!(group.is_none_or(known));
+            }
             for group in &snapshot.groups {
                 prop_assert!(!group.minimum.is_empty());
                 prop_assert!(group.minimum.values().all(|minimum| *minimum > 0));

@@ -727,3 +727,11 @@ spec: {nodeName: n1, containers: [{name: c}]}
             .matches(&snapshot.pods[2].shape.labels)
     );
 }
+
+#[test]
+fn a_group_whose_last_pod_is_leaving_is_no_group() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, deletionTimestamp: \"2026-01-01T00:00:00Z\", annotations: {headstart.dev/group: g}}\nspec: {nodeName: n1, containers: [{name: c}]}\n";
+    let snapshot = snapshot(pod);
+    assert_eq!(snapshot.groups, []);
+    assert_eq!(snapshot.pods[0].shape.group, None);
+}
