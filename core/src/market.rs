@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::offer::{Availability, Boot, InstanceType, Offering, OfferingKey};
 use crate::pod::{HostPort, Shape};
 use crate::pool::{NodePool, PoolState};
-use crate::ready::{self, Missing, Priors, Timing};
+use crate::ready::{self, Priors, Timing, Work};
 use crate::reason::{Origin, Rejection, Score};
 
 mod dims;
@@ -114,7 +114,7 @@ impl Market {
                     kind,
                     offering,
                     boot_of(kind, &priors),
-                    Missing::default(),
+                    Work::LEAST,
                     &priors,
                 );
                 candidates.push(Candidate {
@@ -390,15 +390,15 @@ impl Market {
         mask
     }
 
-    /// Score and timing of candidate `c` for pods that together lack `missing`.
-    pub(crate) fn appraise(&self, c: usize, missing: Missing) -> (Score, Timing) {
+    /// Score and timing of candidate `c` for pods that together have this work ahead.
+    pub(crate) fn appraise(&self, c: usize, work: Work) -> (Score, Timing) {
         let kind = self.kind(c);
         appraise(
             self.pool(c),
             kind,
             self.offering(c),
             boot_of(kind, &self.priors),
-            missing,
+            work,
             &self.priors,
         )
     }
@@ -461,6 +461,9 @@ fn boot_of(kind: &InstanceType, priors: &Priors) -> Boot {
     }
 }
 
+/// In milliseconds.
+const MILLION_HOURS: u128 = 3_600_000_000_000;
+
 /// `price x (expected life + ready) + value of time x ready + interruption risk`. The risk is what
 /// the interruptions expected during the node's life cost: each makes its pods wait, and pay for, one
 /// more start.
@@ -469,16 +472,16 @@ fn appraise(
     kind: &InstanceType,
     offering: &Offering,
     boot: Boot,
-    missing: Missing,
+    work: Work,
     priors: &Priors,
 ) -> (Score, Timing) {
-    let timing = ready::timing(boot, kind.rates, missing, priors);
+    let timing = ready::timing(boot, kind.rates, work, priors);
     let ready = timing.total();
     let waiting = pool.value_of_time.over(ready);
     let restart = offering.price.over(ready) + waiting;
-    let per_billion_ms =
-        u128::from(offering.interruptions_per_1000_h) * u128::from(pool.expected_life.0);
-    let risk = u128::try_from(restart.0).unwrap_or(0) * per_billion_ms / 3_600_000_000;
+    let expected =
+        u128::from(offering.interruptions_per_million_h) * u128::from(pool.expected_life.0);
+    let risk = u128::try_from(restart.0).unwrap_or(0) * expected / MILLION_HOURS;
     let score = Score {
         money: offering.price.over(pool.expected_life + ready),
         waiting,

@@ -143,8 +143,8 @@ pub struct Offering {
     pub capacity_type: CapacityType,
     /// Its price.
     pub price: HourlyPrice,
-    /// Expected interruptions per thousand hours; 0 for on-demand.
-    pub interruptions_per_1000_h: u32,
+    /// Expected interruptions per million hours; 0 for on-demand.
+    pub interruptions_per_million_h: u32,
     /// Whether it can be bought now.
     pub availability: Availability,
     /// How many may be asked for in this round.

@@ -115,7 +115,7 @@ fn targets<'a>(
         };
         targets.insert(target, place);
     }
-    let start = policy.priors.start;
+    let start = policy.priors.container + policy.priors.imports;
     let mut waiting: BTreeMap<&ObjectKey, (&Target, Millis)> = BTreeMap::new();
     for placement in &plan.placements {
         let at = (&placement.target, placement.timing.allocatable);

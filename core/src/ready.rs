@@ -46,8 +46,10 @@ pub struct Priors {
     pub disk: u64,
     /// Compressed bytes per second that one core inflates.
     pub inflate: u64,
-    /// Container start and the engine's imports.
-    pub start: Millis,
+    /// Container start.
+    pub container: Millis,
+    /// The engine's imports.
+    pub imports: Millis,
     /// Weights from disk into the GPU.
     pub load: Millis,
     /// Compilation, graph capture, warm-up.
@@ -75,13 +77,45 @@ impl Default for Priors {
             network: 625_000_000,
             disk: 125 << 20,
             inflate: 125_000_000,
-            start: Millis::from_secs(18),
+            container: Millis::from_secs(2),
+            imports: Millis::from_secs(16),
             load: Millis::from_secs(5),
             engine: Millis::from_secs(34),
             boot: boot(26),
             gpu_boot: boot(90),
         }
     }
+}
+
+/// What is started: whether there is a model to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Starts {
+    /// A container that serves once it runs.
+    Container,
+    /// An inference engine, which imports, loads and warms up.
+    Engine,
+}
+
+/// What stands between a node and a pod that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Work {
+    /// Bytes to fetch.
+    pub missing: Missing,
+    /// What is started then.
+    pub starts: Starts,
+}
+
+impl Work {
+    /// A container with nothing to fetch: the least there is.
+    pub const LEAST: Self = Self {
+        missing: Missing {
+            image: 0,
+            image_unpacked: 0,
+            largest_layer: 0,
+            weights: 0,
+        },
+        starts: Starts::Container,
+    };
 }
 
 /// The parts of one time to ready. They sum to `total`.
@@ -113,9 +147,10 @@ impl Timing {
     }
 }
 
-/// When a pod that lacks `missing` serves on a node that boots like `boot` and gets bytes like
+/// When a pod with this work ahead serves on a node that boots like `boot` and gets bytes like
 /// `rates`. A rate of zero is replaced by its prior.
-pub fn timing(boot: Boot, rates: Rates, missing: Missing, priors: &Priors) -> Timing {
+pub fn timing(boot: Boot, rates: Rates, work: Work, priors: &Priors) -> Timing {
+    let missing = work.missing;
     let known = |rate: u64, prior: u64| if rate == 0 { prior.max(1) } else { rate };
     let rate = known(rates.network, priors.network).min(priors.sources.max(1));
     let disk = known(rates.disk, priors.disk);
@@ -145,13 +180,21 @@ pub fn timing(boot: Boot, rates: Rates, missing: Missing, priors: &Priors) -> Ti
         boot.agent + all
     };
     let startable = boot.allocatable.max(image_there);
-    let started = startable + priors.start;
+    let (start, load, engine) = match work.starts {
+        Starts::Container => (priors.container, Millis(0), Millis(0)),
+        Starts::Engine => (
+            priors.container + priors.imports,
+            priors.load,
+            priors.engine,
+        ),
+    };
+    let started = startable + start;
     Timing {
         allocatable: boot.allocatable,
         image: startable - boot.allocatable,
-        start: priors.start,
+        start,
         weights: bytes_there - started,
-        load: priors.load,
-        engine: priors.engine,
+        load,
+        engine,
     }
 }

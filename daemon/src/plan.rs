@@ -73,7 +73,7 @@ fn planned(assembled: &Assembled) -> PlanForm {
         notes,
     } = assembled;
     let plan = solve::plan(snapshot, policy);
-    form::of(&plan, snapshot, policy, prices, notes)
+    form::of(&plan, snapshot, prices, notes)
 }
 
 fn rendered(plan: &PlanForm, output: Output) -> Result<String, String> {

@@ -36,7 +36,7 @@ pub(super) fn offering(instance_type: usize, zone: &str, capacity_type: Capacity
         zone: zone.to_owned(),
         capacity_type,
         price: HourlyPrice(800_000),
-        interruptions_per_1000_h: 0,
+        interruptions_per_million_h: 0,
         availability: Availability::Available,
         launch_budget: None,
     }

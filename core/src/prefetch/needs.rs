@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::cache::{Inventory, Item, ItemSize, ItemState, Pin};
 use crate::money::Millis;
 use crate::node::{Node, NodeState};
-use crate::ready::Missing;
+use crate::ready::{Missing, Starts, Work};
 use crate::snapshot::{Policy, Snapshot};
 
 /// The items of one pod shape with their sizes: looked up once, asked for every candidate.
@@ -19,12 +19,21 @@ pub struct Needs<'a> {
     items: Vec<(&'a Item, ItemSize)>,
     /// What a node that has nothing lacks.
     all: Missing,
+    /// How many of the shapes' items are models, those of unknown size included.
+    models: usize,
 }
 
 impl<'a> Needs<'a> {
     /// The items of a shape. One that `sizes` does not know is left out.
     pub fn new(items: &'a [Item], sizes: &BTreeMap<Item, ItemSize>) -> Self {
-        let mut needs = Self::default();
+        let models = items
+            .iter()
+            .filter(|item| matches!(item, Item::Model { .. }))
+            .count();
+        let mut needs = Self {
+            models,
+            ..Self::default()
+        };
         for (index, item) in items.iter().enumerate() {
             let Some(size) = sizes.get(item) else {
                 continue;
@@ -54,6 +63,7 @@ impl<'a> Needs<'a> {
 
     /// Needs what `other` needs as well.
     pub(crate) fn join(&mut self, other: &Self) {
+        self.models += other.models;
         for &(item, size) in &other.items {
             if !self.needs(item) {
                 self.items.push((item, size));
@@ -64,6 +74,24 @@ impl<'a> Needs<'a> {
 
     fn needs(&self, item: &Item) -> bool {
         self.items.iter().any(|(own, _)| *own == item)
+    }
+
+    /// What a new node has to do for them.
+    pub(crate) fn fresh(&self) -> Work {
+        self.after(self.all)
+    }
+
+    /// What a node with this inventory has to do for them.
+    pub(crate) fn on(&self, inventory: Option<&Inventory>) -> Work {
+        self.after(self.missing(inventory))
+    }
+
+    fn after(&self, missing: Missing) -> Work {
+        let starts = match self.models {
+            0 => Starts::Container,
+            _ => Starts::Engine,
+        };
+        Work { missing, starts }
     }
 
     /// What a node with this inventory lacks: one look-up per item. `None` is a node of which nothing

@@ -10,7 +10,7 @@ use crate::node::{Node, NodeState};
 use crate::offer::Boot;
 use crate::pod::{HostPort, ObjectKey};
 use crate::prefetch::Needs;
-use crate::ready::{self, Missing, Priors, Timing};
+use crate::ready::{self, Priors, Timing, Work};
 use crate::reason::{Origin, Rejection, Score};
 use crate::solve::Solver;
 use crate::solve::demand::{Demand, Level};
@@ -104,8 +104,8 @@ impl<'w> Existing<'w> {
             timings.resize(demand.set + 1, None);
         }
         *timings[demand.set].get_or_insert_with(|| {
-            let missing = demand.needs.missing(self.inventory);
-            ready::timing(self.boot, self.node.rates, missing, priors)
+            let work = demand.needs.on(self.inventory);
+            ready::timing(self.boot, self.node.rates, work, priors)
         })
     }
 
@@ -291,12 +291,12 @@ impl<'w> Solver<'w> {
         self.topology
             .host_allows(&level.uses, &demand.counted_by, b as u32)
             .ok()?;
-        let missing = if new.sets.contains(&demand.set) || new.needs.covers(&demand.needs) {
-            new.needs.all()
+        let work = if new.sets.contains(&demand.set) || new.needs.covers(&demand.needs) {
+            new.needs.fresh()
         } else {
             let mut needs = new.needs.clone();
             needs.join(&demand.needs);
-            needs.all()
+            needs.fresh()
         };
         // On the stack: this is asked for every pair of shape and node.
         let mut masks: [&Bits; 16] = [&level.mask; 16];
@@ -329,7 +329,7 @@ impl<'w> Solver<'w> {
             };
             let lacking = self.inflexible(&new.mask, others);
             let able = |c: &usize| able(c) && !lacking.as_ref().is_some_and(|l| l.contains(*c));
-            self.cheapest(new.mask.meet(others).filter(able), missing)
+            self.cheapest(new.mask.meet(others).filter(able), work)
         })
     }
 
@@ -337,20 +337,20 @@ impl<'w> Solver<'w> {
     pub(super) fn cheapest(
         &self,
         candidates: impl Iterator<Item = usize>,
-        missing: Missing,
+        work: Work,
     ) -> Option<(usize, Money)> {
         let market = &self.world.market;
         let mut best: Option<(usize, Money)> = None;
         for c in candidates {
             let base = market.candidates[c].base;
-            if missing.is_nothing() {
+            if work == Work::LEAST {
                 return Some((c, base));
             }
-            // What has to be fetched only adds to the base score, and the base scores ascend.
+            // Work only adds to the base score, and the base scores ascend.
             if best.is_some_and(|(_, least)| base >= least) {
                 break;
             }
-            let score = market.appraise(c, missing).0.total();
+            let score = market.appraise(c, work).0.total();
             if best.is_none_or(|(_, least)| score < least) {
                 best = Some((c, score));
             }

@@ -141,7 +141,7 @@ impl<'w> Solver<'w> {
         for (dim, amount) in &demand.asks {
             masks.push(market.with_room(*dim, *amount)?);
         }
-        let missing = demand.needs.all();
+        let work = demand.needs.fresh();
         level.with_allowed(demand, &self.topology, market, |allowed| {
             let mut masks: Vec<&Bits> = masks.to_vec();
             masks.extend(&allowed.mask);
@@ -163,7 +163,7 @@ impl<'w> Solver<'w> {
                             && demand.claims_fit(&[], market.pool(*c))
                             && !lacking.as_ref().is_some_and(|lacking| lacking.contains(*c))
                     });
-                    if let Some(offer) = self.cheapest_each(demand, candidates, missing, left) {
+                    if let Some(offer) = self.cheapest_each(demand, candidates, work, left) {
                         return Some(Offer {
                             kind: kind.clone(),
                             ..offer
@@ -180,7 +180,7 @@ impl<'w> Solver<'w> {
         &self,
         demand: &Demand<'w>,
         candidates: impl Iterator<Item = usize>,
-        missing: crate::ready::Missing,
+        work: crate::ready::Work,
         left: usize,
     ) -> Option<Offer> {
         let market = &self.world.market;
@@ -208,10 +208,10 @@ impl<'w> Solver<'w> {
             {
                 continue;
             }
-            let score = if missing.is_nothing() {
+            let score = if work == crate::ready::Work::LEAST {
                 base
             } else {
-                market.appraise(c, missing).0.total()
+                market.appraise(c, work).0.total()
             };
             let each = Money(score.0 / pods);
             let pods = usize::try_from(pods).unwrap_or(1);

@@ -49,7 +49,7 @@ impl<'w> Solver<'w> {
 
     fn new_node(&self, bin: &Bin<'w>, new: &New<'w>) -> NewNode {
         let market = &self.world.market;
-        let (score, timing) = market.appraise(new.best, new.needs.all());
+        let (score, timing) = market.appraise(new.best, new.needs.fresh());
         let allocatable = market.kind(new.best).allocatable();
         let mut requests = Resources::new();
         for (dim, (room, used)) in market.room(new.best).iter().zip(&bin.amounts).enumerate() {
@@ -93,8 +93,8 @@ impl<'w> Solver<'w> {
                     .all(|(room, used)| used <= room)
                 && self.affordable(*c, Some(new.best))
         });
-        let (c, _) = self.cheapest(able, new.needs.all())?;
-        let (score, timing) = market.appraise(c, new.needs.all());
+        let (c, _) = self.cheapest(able, new.needs.fresh())?;
+        let (score, timing) = market.appraise(c, new.needs.fresh());
         Some(RunnerUp {
             what: Candidate::Offering {
                 pool: market.pool(c).name.clone(),
@@ -118,7 +118,7 @@ impl<'w> Solver<'w> {
                 existing.timing(demand, &self.world.policy.priors),
             ),
             Kind::New(new) => {
-                let timing = self.world.market.appraise(new.best, new.needs.all()).1;
+                let timing = self.world.market.appraise(new.best, new.needs.fresh()).1;
                 (
                     Target::New(numbers.get(&placed.bin).copied().unwrap_or(usize::MAX)),
                     timing,

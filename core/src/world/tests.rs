@@ -154,7 +154,7 @@ fn market() -> Snapshot {
                 zone: format!("zone-{zone}"),
                 capacity_type: CapacityType::OnDemand,
                 price: HourlyPrice(cpu.unsigned_abs() * 50_000 + zone),
-                interruptions_per_1000_h: 0,
+                interruptions_per_million_h: 0,
                 availability: Availability::Available,
                 launch_budget: None,
             });

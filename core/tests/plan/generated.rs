@@ -141,7 +141,7 @@ fn market() -> impl Strategy<Value = World> {
                     offering.availability = availability;
                     offering.launch_budget = budget;
                     if how == CapacityType::Spot {
-                        offering.interruptions_per_1000_h = 50;
+                        offering.interruptions_per_million_h = 50;
                     }
                 }
             }

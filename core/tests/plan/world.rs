@@ -99,7 +99,7 @@ impl World {
             zone: zone.to_owned(),
             capacity_type,
             price: HourlyPrice::from_usd(price).expect("a price"),
-            interruptions_per_1000_h: 0,
+            interruptions_per_million_h: 0,
             availability: Availability::Available,
             launch_budget: None,
         });

@@ -19,7 +19,7 @@ use crate::columns::{Align, Columns};
 /// A file of your own (--catalog FILE) has one row per type: CSV with a header, or YAML with a list
 /// under `types:`. Columns: type, vcpu, memory_mib and one of on_demand and spot (USD per hour) are
 /// required; cloud, region, zones, family, arch, gpu_sku, gpu_count, gpu_memory_mib, gpu_resource,
-/// network_mbps, disk_mbps, local_nvme_gb, max_pods, interruptions_per_1000_h, agent_s, ready_s and
+/// network_mbps, disk_mbps, local_nvme_gb, max_pods, interruptions_per_million_h, agent_s, ready_s and
 /// allocatable_s may be given. A row replaces the built-in type of its name.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -306,9 +306,9 @@ fn show(market: &Market, name: &str) -> Result<String, Vec<String>> {
         ),
     );
     for offering in market.offerings.iter().filter(|o| o.instance_type == index) {
-        let interrupted = match offering.interruptions_per_1000_h {
+        let interrupted = match offering.interruptions_per_million_h {
             0 => String::new(),
-            often => format!(", planned with {often} interruption in 1000 h"),
+            often => format!(", {often} interruptions in a million hours"),
         };
         let what = format!("{} {}", offering.capacity_type, offering.zone);
         let _ = writeln!(

@@ -17,7 +17,7 @@
 //! | `local_nvme_gb` | local NVMe |
 //! | `max_pods` | pods on a node, 110 where absent |
 //! | `on_demand`, `spot` | USD per hour; at least one |
-//! | `interruptions_per_1000_h` | of spot; 1 where absent |
+//! | `interruptions_per_million_h` | of spot; 394, a quarter of them in a month, where absent |
 //! | `zones` | letters or names with blanks between (a list in YAML); those of the command line where absent |
 //! | `agent_s`, `ready_s`, `allocatable_s` | boot times in seconds; all three, or the cloud's priors |
 //!
@@ -33,7 +33,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::csv;
-use super::price::{Price, interruptions_per_1000_h};
+use super::price::{Price, interruptions_per_million_h};
 use super::row::{Row, Zoned};
 use super::size::Size;
 use super::{Cloud, Region};
@@ -63,7 +63,7 @@ const COLUMNS: [&str; 20] = [
     "max_pods",
     "on_demand",
     "spot",
-    "interruptions_per_1000_h",
+    "interruptions_per_million_h",
     "zones",
     "agent_s",
 ];
@@ -344,7 +344,7 @@ impl Reader<'_> {
         let disk_mbps = self.whole("disk_mbps").unwrap_or(0);
         let local_nvme_gb = self.whole("local_nvme_gb").unwrap_or(0);
         let max_pods = self.whole("max_pods");
-        let interruptions = self.whole("interruptions_per_1000_h");
+        let interruptions = self.whole("interruptions_per_million_h");
         let (on_demand, spot) = (self.price("on_demand"), self.price("spot"));
         let priced = self.text("on_demand").is_some() || self.text("spot").is_some();
         if !priced {
@@ -377,9 +377,9 @@ impl Reader<'_> {
         };
         let zones = Zoned::In(region.zone_names());
         let mut row = Row::of(&region, &name, size, &price, zones);
-        row.interruptions_per_1000_h = interruptions
+        row.interruptions_per_million_h = interruptions
             .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or_else(|| interruptions_per_1000_h(None));
+            .unwrap_or_else(|| interruptions_per_million_h(None));
         row.max_pods = max_pods
             .and_then(|n| i64::try_from(n).ok())
             .unwrap_or(row.max_pods);

@@ -48,15 +48,15 @@ impl Bucket {
     }
 }
 
-/// Expected interruptions in a thousand hours, rounded up to a whole one.
+/// Expected interruptions in a million hours.
 ///
 /// A share `p` of instances taken away in a month of 730 h is a rate of `-ln(1 - p) / 730` an hour:
-/// between 0.03 and 0.39 in a thousand hours over all classes, so at least one and in effect always
-/// one is planned with. The same is taken where nothing is published (GCP).
-pub(crate) fn interruptions_per_1000_h(bucket: Option<Bucket>) -> u32 {
+/// between 35 and 394 in a million hours over all classes. The highest is taken where nothing is
+/// published (GCP).
+pub(crate) fn interruptions_per_million_h(bucket: Option<Bucket>) -> u32 {
     const HOURS_OF_A_MONTH: f64 = 730.0;
     let monthly = bucket.map_or(0.25, Bucket::monthly);
-    (-(1.0 - monthly).ln() / HOURS_OF_A_MONTH * 1000.0).ceil() as u32
+    (-(1.0 - monthly).ln() / HOURS_OF_A_MONTH * 1e6).round() as u32
 }
 
 /// Spot from on-demand and the Advisor's saving in whole per cent, which may be below zero: such a row
@@ -77,11 +77,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_class_of_interruption_is_planned_with_as_one_in_a_thousand_hours() {
-        for class in 0..=4 {
-            assert_eq!(interruptions_per_1000_h(Bucket::of(class)), 1);
-        }
-        assert_eq!(interruptions_per_1000_h(None), 1);
+    fn classes_of_interruption_are_rates_by_the_hour() {
+        let rates: Vec<u32> = (0..=4)
+            .map(|class| interruptions_per_million_h(Bucket::of(class)))
+            .collect();
+        assert_eq!(rates, [35, 107, 183, 264, 394]);
+        assert_eq!(interruptions_per_million_h(None), 394);
         assert_eq!(Bucket::of(5), None);
     }
 

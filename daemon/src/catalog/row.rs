@@ -5,7 +5,7 @@ use headstart_core::label::{self, Labels};
 use headstart_core::money::HourlyPrice;
 use headstart_core::offer::{Availability, Boot, CapacityType, InstanceType, Offering, Rates};
 
-use super::price::{Price, interruptions_per_1000_h};
+use super::price::{Price, interruptions_per_million_h};
 use super::size::Size;
 use super::{Cloud, Region, boot, gcp, node};
 
@@ -34,8 +34,8 @@ pub(crate) struct Row {
     pub(crate) on_demand: Option<HourlyPrice>,
     /// Spot price.
     pub(crate) spot: Option<HourlyPrice>,
-    /// Expected interruptions of spot in a thousand hours.
-    pub(crate) interruptions_per_1000_h: u32,
+    /// Expected interruptions of spot in a million hours.
+    pub(crate) interruptions_per_million_h: u32,
     /// Where it is sold.
     pub(crate) zones: Zoned,
 }
@@ -61,7 +61,7 @@ impl Row {
             size,
             on_demand: price.on_demand,
             spot: price.spot,
-            interruptions_per_1000_h: interruptions_per_1000_h(price.bucket),
+            interruptions_per_million_h: interruptions_per_million_h(price.bucket),
             zones,
         }
     }
@@ -97,7 +97,11 @@ impl Row {
         };
         let prices = [
             (CapacityType::OnDemand, self.on_demand, 0),
-            (CapacityType::Spot, self.spot, self.interruptions_per_1000_h),
+            (
+                CapacityType::Spot,
+                self.spot,
+                self.interruptions_per_million_h,
+            ),
         ];
         let zones = self.zone_names();
         let sold = zones.iter().flat_map(|zone| {
@@ -109,7 +113,7 @@ impl Row {
                         zone: zone.clone(),
                         capacity_type: *capacity_type,
                         price: (*price)?,
-                        interruptions_per_1000_h: *interruptions,
+                        interruptions_per_million_h: *interruptions,
                         availability: Availability::Available,
                         launch_budget: None,
                     })

@@ -35,7 +35,7 @@ fn a_pod_is_explained_with_its_place_its_times_and_its_alternatives() {
 
               goes onto a new node: g6.2xlarge spot in us-east-1a of pool gpu for 0.41 USD/h
               serves in 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-              scored 0.51 USD = price over its life 0.43 USD + waiting 0.0817 USD + interruptions 0.0001 USD
+              scored 0.51 USD = price over its life 0.43 USD + waiting 0.0817 USD + interruptions 0.0000 USD
               chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less
               does not fetch docker.io/rayproject/ray-llm:2.46.0-py311-cu124: 2.46.0-py311-cu124 is not resolved to a digest or commit yet
               does not fetch hf://Qwen/Qwen3-8B: main is not resolved to a digest or commit yet

@@ -5,12 +5,11 @@
 
 use headstart_core::cache::{Basis, Item, ItemSize};
 use headstart_core::money::{Millis, Money};
-use headstart_core::offer::Boot;
 use headstart_core::plan::{NewNode, Placement, Plan, Target};
 use headstart_core::pod::ObjectKey;
-use headstart_core::ready::{self, Missing, Priors, Timing};
+use headstart_core::ready::Timing;
 use headstart_core::reason::{NotServed, RunnerUp, Score, Tally};
-use headstart_core::snapshot::{Policy, Snapshot};
+use headstart_core::snapshot::Snapshot;
 use serde::Serialize;
 
 use super::words;
@@ -201,11 +200,10 @@ pub(crate) struct ItemForm {
 pub(crate) fn of(
     plan: &Plan,
     snapshot: &Snapshot,
-    policy: &Policy,
     prices: &[String],
     notes: &[String],
 ) -> PlanForm {
-    let buy = bought(plan, snapshot, &policy.priors);
+    let buy = bought(plan);
     let total: u64 = plan.nodes.iter().map(|node| node.price.0).sum();
     PlanForm {
         api_version: API_VERSION,
@@ -220,7 +218,7 @@ pub(crate) fn of(
     }
 }
 
-fn bought(plan: &Plan, snapshot: &Snapshot, priors: &Priors) -> Vec<BuyForm> {
+fn bought(plan: &Plan) -> Vec<BuyForm> {
     let same = |a: &NewNode, b: &NewNode| {
         (
             &a.pool,
@@ -266,7 +264,7 @@ fn bought(plan: &Plan, snapshot: &Snapshot, priors: &Priors) -> Vec<BuyForm> {
             total_usd_per_hour: node.price.0 as f64 * members.len() as f64 / 1e6,
             pods: pods.map(ToString::to_string).collect(),
             cold: timing(&node.timing),
-            warm: timing(&warm(node, snapshot, priors)),
+            warm: timing(&warm(&node.timing)),
             score: score(&node.score),
             runner_up: node
                 .runner_up
@@ -283,18 +281,13 @@ fn bought(plan: &Plan, snapshot: &Snapshot, priors: &Priors) -> Vec<BuyForm> {
     groups.collect()
 }
 
-/// When a pod serves on a running node of that type which has all the bytes.
-fn warm(node: &NewNode, snapshot: &Snapshot, priors: &Priors) -> Timing {
-    let mut types = snapshot.types.iter();
-    let kind = types.find(|kind| kind.name == node.offering.instance_type);
-    let rates = kind.map(|kind| kind.rates).unwrap_or_default();
-    let warm = ready::timing(Boot::default(), rates, Missing::default(), priors);
-    // What follows the bytes is as long as the planner says it is for this very node.
+/// When a pod serves on a running node that has all the bytes: nothing but the start is left.
+fn warm(cold: &Timing) -> Timing {
     Timing {
-        start: node.timing.start,
-        load: node.timing.load,
-        engine: node.timing.engine,
-        ..warm
+        start: cold.start,
+        load: cold.load,
+        engine: cold.engine,
+        ..Timing::default()
     }
 }
 

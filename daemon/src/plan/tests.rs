@@ -44,30 +44,30 @@ fn a_ray_service_with_a_vllm_worker_gets_a_gpu_node_whose_bytes_hide_in_its_boot
         &inputs(),
         Output::Table,
         &expect![[r#"
-        Buy 2 nodes for 0.56 USD/h in all:
+            Buy 2 nodes for 0.56 USD/h in all:
 
-               count  offering                            pool     USD/h  in all   cold  warm  for
-          [1]      1  t3a.xlarge on-demand in us-east-1a  general   0.15    0.15  236 s  57 s  serving/qwen-head
-          [2]      1  g6.2xlarge spot in us-east-1a       gpu       0.41    0.41  147 s  57 s  serving/qwen-gpu-worker-0
+                   count  offering                            pool     USD/h  in all   cold   warm  for
+              [1]      1  t3a.xlarge on-demand in us-east-1a  general   0.15    0.15  181 s  2.0 s  serving/qwen-head
+              [2]      1  g6.2xlarge spot in us-east-1a       gpu       0.41    0.41  147 s   57 s  serving/qwen-gpu-worker-0
 
-          cold: the new node, nothing cached; warm: a running node that has the bytes
+              cold: the new node, nothing cached; warm: a running node that has the bytes
 
-          [1]  cold 236 s = boot 26 s + image 153 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 153 s
-               warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-               chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 236 s as that would, for 0.0170 USD less
+              [1]  cold 181 s = boot 26 s + image 153 s + start 2.0 s + weights 0.0 s; exposed byte time 153 s
+                   warm 2.0 s = start 2.0 s; exposed byte time 0.0 s
+                   chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 181 s as that would, for 0.0168 USD less
 
-          [2]  cold 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-               warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-               chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less
+              [2]  cold 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+                   warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
+                   chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less
 
-          what pods start with                             to transfer  on disk  size
-          docker.io/rayproject/ray-llm:2.46.0-py311-cu124      10.6 GB  21.0 GB  known
-          hf://Qwen/Qwen3-8B                                   16.4 GB  16.4 GB  known
+              what pods start with                             to transfer  on disk  size
+              docker.io/rayproject/ray-llm:2.46.0-py311-cu124      10.6 GB  21.0 GB  known
+              hf://Qwen/Qwen3-8B                                   16.4 GB  16.4 GB  known
 
-        Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
-        Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
-        Note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
-    "#]],
+            Prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28.
+            Times: boot, engine start and rates are published figures of others, none was measured on a cloud or a GPU by us.
+            Note: pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for
+        "#]],
     );
 }
 
@@ -82,15 +82,15 @@ fn what_nobody_said_is_assumed_and_marked() {
         &expect![[r#"
             Buy 2 nodes for 0.56 USD/h in all:
 
-                   count  offering                            pool     USD/h  in all   cold  warm  for
-              [1]      1  t3a.xlarge on-demand in us-east-1a  general   0.15    0.15  229 s  57 s  serving/qwen-head
-              [2]      1  g6.2xlarge spot in us-east-1a       gpu       0.41    0.41  147 s  57 s  serving/qwen-gpu-worker-0
+                   count  offering                            pool     USD/h  in all   cold   warm  for
+              [1]      1  t3a.xlarge on-demand in us-east-1a  general   0.15    0.15  174 s  2.0 s  serving/qwen-head
+              [2]      1  g6.2xlarge spot in us-east-1a       gpu       0.41    0.41  147 s   57 s  serving/qwen-gpu-worker-0
 
               cold: the new node, nothing cached; warm: a running node that has the bytes
 
-              [1]  cold 229 s = boot 26 s + image 146 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 146 s
-                   warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-                   chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 229 s as that would, for 0.0170 USD less
+              [1]  cold 174 s = boot 26 s + image 146 s + start 2.0 s + weights 0.0 s; exposed byte time 146 s
+                   warm 2.0 s = start 2.0 s; exposed byte time 0.0 s
+                   chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 174 s as that would, for 0.0168 USD less
 
               [2]  cold 147 s = boot 90 s + image 0.0 s + start 18 s + weights 0.0 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
                    warm 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
@@ -114,154 +114,154 @@ fn json_is_a_stable_form() {
         &inputs(),
         Output::Json,
         &expect![[r#"
-        {
-          "apiVersion": "plan.headstart.dev/v1",
-          "kind": "Plan",
-          "buy": [
             {
-              "count": 1,
-              "pool": "general",
-              "instanceType": "t3a.xlarge",
-              "zone": "us-east-1a",
-              "capacityType": "on-demand",
-              "usdPerHour": 0.1504,
-              "totalUsdPerHour": 0.1504,
-              "pods": [
-                "serving/qwen-head"
+              "apiVersion": "plan.headstart.dev/v1",
+              "kind": "Plan",
+              "buy": [
+                {
+                  "count": 1,
+                  "pool": "general",
+                  "instanceType": "t3a.xlarge",
+                  "zone": "us-east-1a",
+                  "capacityType": "on-demand",
+                  "usdPerHour": 0.1504,
+                  "totalUsdPerHour": 0.1504,
+                  "pods": [
+                    "serving/qwen-head"
+                  ],
+                  "cold": {
+                    "total": 181.217,
+                    "boot": 26.0,
+                    "image": 153.217,
+                    "start": 2.0,
+                    "weights": 0.0,
+                    "load": 0.0,
+                    "engine": 0.0,
+                    "exposedByteTime": 153.217
+                  },
+                  "warm": {
+                    "total": 2.0,
+                    "boot": 0.0,
+                    "image": 0.0,
+                    "start": 2.0,
+                    "weights": 0.0,
+                    "load": 0.0,
+                    "engine": 0.0,
+                    "exposedByteTime": 0.0
+                  },
+                  "score": {
+                    "total": 0.157970843,
+                    "money": 0.157970843,
+                    "waiting": 0.0,
+                    "risk": 0.0
+                  },
+                  "runnerUp": {
+                    "candidate": "t3.xlarge on-demand in us-east-1a (pool general)",
+                    "score": {
+                      "total": 0.174776252,
+                      "money": 0.174776252,
+                      "waiting": 0.0,
+                      "risk": 0.0
+                    },
+                    "timing": {
+                      "total": 181.217,
+                      "boot": 26.0,
+                      "image": 153.217,
+                      "start": 2.0,
+                      "weights": 0.0,
+                      "load": 0.0,
+                      "engine": 0.0,
+                      "exposedByteTime": 153.217
+                    },
+                    "text": "chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 181 s as that would, for 0.0168 USD less"
+                  },
+                  "givenUp": []
+                },
+                {
+                  "count": 1,
+                  "pool": "gpu",
+                  "instanceType": "g6.2xlarge",
+                  "zone": "us-east-1a",
+                  "capacityType": "spot",
+                  "usdPerHour": 0.410592,
+                  "totalUsdPerHour": 0.410592,
+                  "pods": [
+                    "serving/qwen-gpu-worker-0"
+                  ],
+                  "cold": {
+                    "total": 147.0,
+                    "boot": 90.0,
+                    "image": 0.0,
+                    "start": 18.0,
+                    "weights": 0.0,
+                    "load": 5.0,
+                    "engine": 34.0,
+                    "exposedByteTime": 0.0
+                  },
+                  "warm": {
+                    "total": 57.0,
+                    "boot": 0.0,
+                    "image": 0.0,
+                    "start": 18.0,
+                    "weights": 0.0,
+                    "load": 5.0,
+                    "engine": 34.0,
+                    "exposedByteTime": 0.0
+                  },
+                  "score": {
+                    "total": 0.509063288,
+                    "money": 0.42735784,
+                    "waiting": 0.081666666,
+                    "risk": 0.000038782
+                  },
+                  "runnerUp": {
+                    "candidate": "g5.2xlarge spot in us-east-1a (pool gpu)",
+                    "score": {
+                      "total": 0.611519513,
+                      "money": 0.5298258,
+                      "waiting": 0.081666666,
+                      "risk": 0.000027047
+                    },
+                    "timing": {
+                      "total": 147.0,
+                      "boot": 90.0,
+                      "image": 0.0,
+                      "start": 18.0,
+                      "weights": 0.0,
+                      "load": 5.0,
+                      "engine": 34.0,
+                      "exposedByteTime": 0.0
+                    },
+                    "text": "chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less"
+                  },
+                  "givenUp": []
+                }
               ],
-              "cold": {
-                "total": 236.217,
-                "boot": 26.0,
-                "image": 153.217,
-                "start": 18.0,
-                "weights": 0.0,
-                "load": 5.0,
-                "engine": 34.0,
-                "exposedByteTime": 153.217
-              },
-              "warm": {
-                "total": 57.0,
-                "boot": 0.0,
-                "image": 0.0,
-                "start": 18.0,
-                "weights": 0.0,
-                "load": 5.0,
-                "engine": 34.0,
-                "exposedByteTime": 0.0
-              },
-              "score": {
-                "total": 0.160268621,
-                "money": 0.160268621,
-                "waiting": 0.0,
-                "risk": 0.0
-              },
-              "runnerUp": {
-                "candidate": "t3.xlarge on-demand in us-east-1a (pool general)",
-                "score": {
-                  "total": 0.177318474,
-                  "money": 0.177318474,
-                  "waiting": 0.0,
-                  "risk": 0.0
+              "totalUsdPerHour": 0.560992,
+              "existing": [],
+              "unserved": [],
+              "items": [
+                {
+                  "item": "docker.io/rayproject/ray-llm:2.46.0-py311-cu124",
+                  "transferBytes": 10600000000,
+                  "unpackedBytes": 21000000000,
+                  "basis": "known"
                 },
-                "timing": {
-                  "total": 236.217,
-                  "boot": 26.0,
-                  "image": 153.217,
-                  "start": 18.0,
-                  "weights": 0.0,
-                  "load": 5.0,
-                  "engine": 34.0,
-                  "exposedByteTime": 153.217
-                },
-                "text": "chosen over t3.xlarge on-demand in us-east-1a (pool general): serves in 236 s as that would, for 0.0170 USD less"
-              },
-              "givenUp": []
-            },
-            {
-              "count": 1,
-              "pool": "gpu",
-              "instanceType": "g6.2xlarge",
-              "zone": "us-east-1a",
-              "capacityType": "spot",
-              "usdPerHour": 0.410592,
-              "totalUsdPerHour": 0.410592,
-              "pods": [
-                "serving/qwen-gpu-worker-0"
+                {
+                  "item": "hf://Qwen/Qwen3-8B",
+                  "transferBytes": 16400000000,
+                  "unpackedBytes": 16400000000,
+                  "basis": "known"
+                }
               ],
-              "cold": {
-                "total": 147.0,
-                "boot": 90.0,
-                "image": 0.0,
-                "start": 18.0,
-                "weights": 0.0,
-                "load": 5.0,
-                "engine": 34.0,
-                "exposedByteTime": 0.0
-              },
-              "warm": {
-                "total": 57.0,
-                "boot": 0.0,
-                "image": 0.0,
-                "start": 18.0,
-                "weights": 0.0,
-                "load": 5.0,
-                "engine": 34.0,
-                "exposedByteTime": 0.0
-              },
-              "score": {
-                "total": 0.509122938,
-                "money": 0.42735784,
-                "waiting": 0.081666666,
-                "risk": 0.000098432
-              },
-              "runnerUp": {
-                "candidate": "g5.2xlarge spot in us-east-1a (pool gpu)",
-                "score": {
-                  "total": 0.611594918,
-                  "money": 0.5298258,
-                  "waiting": 0.081666666,
-                  "risk": 0.000102452
-                },
-                "timing": {
-                  "total": 147.0,
-                  "boot": 90.0,
-                  "image": 0.0,
-                  "start": 18.0,
-                  "weights": 0.0,
-                  "load": 5.0,
-                  "engine": 34.0,
-                  "exposedByteTime": 0.0
-                },
-                "text": "chosen over g5.2xlarge spot in us-east-1a (pool gpu): serves in 147 s as that would, for 0.10 USD less"
-              },
-              "givenUp": []
+              "prices": [
+                "aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28"
+              ],
+              "notes": [
+                "pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for"
+              ]
             }
-          ],
-          "totalUsdPerHour": 0.560992,
-          "existing": [],
-          "unserved": [],
-          "items": [
-            {
-              "item": "docker.io/rayproject/ray-llm:2.46.0-py311-cu124",
-              "transferBytes": 10600000000,
-              "unpackedBytes": 21000000000,
-              "basis": "known"
-            },
-            {
-              "item": "hf://Qwen/Qwen3-8B",
-              "transferBytes": 16400000000,
-              "unpackedBytes": 16400000000,
-              "basis": "known"
-            }
-          ],
-          "prices": [
-            "aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28"
-          ],
-          "notes": [
-            "pods are planned for amd64, as neither they nor a pool name kubernetes.io/arch and nobody says what their images are built for"
-          ]
-        }
-    "#]],
+        "#]],
     );
 }
 
@@ -460,8 +460,8 @@ fn a_warm_node_is_chosen_over_a_cold_one_by_the_seconds_it_saves() {
             On nodes that exist:
 
               serving/qwen-gpu-worker-0 -> warm: serves in 57 s = start 18 s + load 5.0 s + engine 34 s; exposed byte time 0.0 s
-                   chosen over node cold: serves in 57 s instead of 99 s, at the same cost; the time saved is worth 0.0019 USD
-              serving/qwen-head -> cold: serves in 91 s = image 34 s + start 18 s + load 5.0 s + engine 34 s; exposed byte time 34 s
+                   chosen over node cold: serves in 57 s instead of 99 s, at the same cost; the time saved is worth 0.0149 USD
+              serving/qwen-head -> cold: serves in 36 s = image 34 s + start 2.0 s; exposed byte time 34 s
 
               what pods start with                              to transfer  on disk  size
               docker.io/rayproject/ray-llm@sha256:111111111111      10.6 GB  21.0 GB  known

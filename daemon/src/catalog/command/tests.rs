@@ -72,9 +72,9 @@ fn one_type_is_shown_with_all_that_is_known() {
           local NVMe   250 GB
           boot         agent 19 s, Ready 26 s, allocatable 90 s (published figures of others, not measured)
           on-demand us-east-1a         0.8048 USD/h
-          spot us-east-1a              0.4104 USD/h, planned with 1 interruption in 1000 h
+          spot us-east-1a              0.4104 USD/h, 394 interruptions in a million hours
           on-demand us-east-1b         0.8048 USD/h
-          spot us-east-1b              0.4104 USD/h, planned with 1 interruption in 1000 h
+          spot us-east-1b              0.4104 USD/h, 394 interruptions in a million hours
           prices: aws us-east-1: built-in tables of 2026-07-20, spot savings of 2025-06-28
     "#]].assert_eq(&show(&market, "g6.xlarge").unwrap());
     expect![[r#"no type "g6.3xlarge" is offered here; there are g6.12xlarge, g6.16xlarge, g6.24xlarge, g6.2xlarge, g6.48xlarge, g6.4xlarge, g6.8xlarge, g6.xlarge"#]].assert_eq(&show(&market, "g6.3xlarge").unwrap_err().join("\n"));

@@ -110,7 +110,7 @@ fn a_file_that_is_no_table_is_one_problem() {
         "own.csv",
         "type,vcpu,memory\na,4,16384\n",
         &expect![[r#"
-        own.csv, line 1: "memory" is no column; there are cloud, region, type, family, arch, vcpu, memory_mib, gpu_sku, gpu_count, gpu_memory_mib, gpu_resource, network_mbps, disk_mbps, local_nvme_gb, max_pods, on_demand, spot, interruptions_per_1000_h, zones, agent_s, ready_s, allocatable_s
+        own.csv, line 1: "memory" is no column; there are cloud, region, type, family, arch, vcpu, memory_mib, gpu_sku, gpu_count, gpu_memory_mib, gpu_resource, network_mbps, disk_mbps, local_nvme_gb, max_pods, on_demand, spot, interruptions_per_million_h, zones, agent_s, ready_s, allocatable_s
     "#]],
     );
     check(
@@ -131,7 +131,7 @@ fn a_file_that_is_no_table_is_one_problem() {
         "own.yaml",
         "types: [{type: a, price: 1}]\n",
         &expect![[r#"
-        own.yaml, line 1: "price" is no column; there are cloud, region, type, family, arch, vcpu, memory_mib, gpu_sku, gpu_count, gpu_memory_mib, gpu_resource, network_mbps, disk_mbps, local_nvme_gb, max_pods, on_demand, spot, interruptions_per_1000_h, zones, agent_s, ready_s, allocatable_s
+        own.yaml, line 1: "price" is no column; there are cloud, region, type, family, arch, vcpu, memory_mib, gpu_sku, gpu_count, gpu_memory_mib, gpu_resource, network_mbps, disk_mbps, local_nvme_gb, max_pods, on_demand, spot, interruptions_per_million_h, zones, agent_s, ready_s, allocatable_s
     "#]],
     );
     check(

@@ -56,7 +56,7 @@ fn with_offers(mut snapshot: Snapshot) -> Snapshot {
                     zone: zone.to_owned(),
                     capacity_type,
                     price: HourlyPrice::from_usd(usd * share).unwrap(),
-                    interruptions_per_1000_h: 0,
+                    interruptions_per_million_h: 0,
                     availability: Availability::Available,
                     launch_budget: None,
                 });
