@@ -9,7 +9,7 @@ use crate::cache::Item;
 use crate::label::Term;
 use crate::market::{Market, NodeTaints, PODS};
 use crate::plan::Relaxed;
-use crate::pod::{HostPort, NodePolicy, Shape, Unsatisfiable};
+use crate::pod::{HostPort, Shape, Unsatisfiable};
 use crate::pool::{GpuPacking, NodePool};
 use crate::prefetch::Needs;
 use crate::snapshot::Preferences;
@@ -410,11 +410,7 @@ fn level(
             soft -= 1;
         }
         let tally = topology.spread(spread, shape, market);
-        let candidates = match spread.node_affinity {
-            NodePolicy::Honor => Some(base),
-            NodePolicy::Ignore => None,
-        };
-        let eligible = eligible(world, topology, tally, available, candidates);
+        let eligible = eligible(world, topology, tally, available, &mask);
         let rule = Rule::Spread {
             max_skew: spread.max_skew.max(1),
             min_domains: spread.min_domains,
@@ -457,13 +453,13 @@ fn heaviest<T>(terms: &[(i32, T)], count: usize, order: Order) -> Vec<&T> {
 }
 
 /// Domains that count for the minimum of a spread: those of nodes that are there, and those where a
-/// node could be bought.
+/// node could be bought that the pod could use. What is bought for others may come last.
 fn eligible(
     world: &World,
     topology: &mut Topology,
     tally: usize,
     available: &Bits,
-    candidates: Option<&Bits>,
+    usable: &Bits,
 ) -> Vec<bool> {
     let key = topology.tallies[tally].key;
     if key == HOST {
@@ -490,7 +486,7 @@ fn eligible(
     known.into_iter().for_each(|domain| eligible[domain] = true);
     let counted = topology.tallies[tally].eligible_candidates();
     for (domain, mask) in topology.keys[key].masks.iter().enumerate() {
-        let others: Vec<&Bits> = [Some(available), candidates, counted]
+        let others: Vec<&Bits> = [Some(available), Some(usable), counted]
             .into_iter()
             .flatten()
             .collect();
