@@ -25,6 +25,7 @@ pub mod quantity;
 pub mod ranges;
 pub mod ready;
 pub mod reason;
+pub mod retire;
 pub mod snapshot;
 pub mod solve;
 pub mod verify;

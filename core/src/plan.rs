@@ -133,7 +133,8 @@ pub struct Retirement {
     pub node: String,
     /// Why.
     pub reason: DisruptionReason,
-    /// Where its pods are expected to go.
+    /// Where its pods are expected to go. [`Target::New`] counts the replacements of all retirements,
+    /// in their order: nodes that are merged share one.
     pub moves: Vec<(ObjectKey, Target)>,
     /// What to buy first, if its pods need something cheaper or newer.
     pub replacements: Vec<NewNode>,

@@ -355,4 +355,11 @@ pub enum Kept {
     Cheapest,
     /// It belongs to no pool of ours.
     Foreign,
+    /// It stands by: being empty is its purpose.
+    Standby,
+    /// As many removals as one round may simulate were simulated before its turn.
+    NotTried {
+        /// How many.
+        simulated: u32,
+    },
 }
