@@ -338,7 +338,7 @@ pub enum Kept {
         /// The pod.
         pod: ObjectKey,
         /// Why not.
-        why: NotServed,
+        why: Box<NotServed>,
     },
     /// A group of which a member runs on it cannot be moved as a whole.
     Group(ObjectKey),

@@ -33,7 +33,7 @@ use crate::snapshot::{Policy, Snapshot};
 use allowance::Allowance;
 use caches::Caches;
 use candidate::{Facts, Verdict};
-use simulate::{Market, Simulation, WhatIf};
+use simulate::{Market, Simulation, Stuck, WhatIf};
 use unit::Unit;
 
 mod allowance;
@@ -319,7 +319,7 @@ impl<'a> Round<'a> {
         let closed = closed.filter(|name| !unit.nodes.contains(name)).collect();
         simulation
             .what_if(&unit.nodes, &pods, &closed, market)
-            .map_err(|(pod, why)| Kept::PodStuck { pod, why })
+            .map_err(|Stuck { pod, why }| Kept::PodStuck { pod, why })
     }
 
     fn accept(&mut self, unit: &Unit<'a>, reason: DisruptionReason, outcome: WhatIf) {

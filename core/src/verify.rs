@@ -15,7 +15,7 @@
 //!   for several terms only if it matches all of them.
 //! - A daemon that should run on a node and does not yet has its room reserved there.
 //! - A fact about a node that nobody knows, such as its price, is no violation ([`verify`]) and makes
-//!   no candidate ([`justify`]).
+//!   no candidate ([`justify()`]).
 
 mod fit;
 mod justify;

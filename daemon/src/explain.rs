@@ -92,7 +92,10 @@ fn answer(what: &Subject, assembled: &Assembled) -> Result<Answer, String> {
     let fetches = prefetch::prefetch(snapshot, policy, &plan);
     match what {
         Subject::Pod(key) => pod::explain(key, &plan, &fetches, assembled),
-        Subject::Node(name) => node::explain(name, &plan, &fetches, snapshot),
+        Subject::Node(name) => {
+            let removals = headstart_core::retire::retire(snapshot, policy, &plan);
+            node::explain(name, &plan, &fetches, &removals, snapshot)
+        }
     }
 }
 

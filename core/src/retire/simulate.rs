@@ -47,6 +47,12 @@ impl Market {
     }
 }
 
+/// A pod that would find no place.
+pub(super) struct Stuck {
+    pub(super) pod: ObjectKey,
+    pub(super) why: Box<NotServed>,
+}
+
 /// Where pods would go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WhatIf {
@@ -146,7 +152,7 @@ impl<'a> Simulation<'a> {
         pods: &[(&'a str, &'a Pod)],
         shut: &BTreeSet<&'a str>,
         market: &Market,
-    ) -> Result<WhatIf, (ObjectKey, NotServed)> {
+    ) -> Result<WhatIf, Stuck> {
         if self.market != *market {
             self.sell(market.clone());
         }
@@ -173,7 +179,11 @@ impl<'a> Simulation<'a> {
             }
         }
         if let Some(unserved) = plan.unserved.into_iter().next() {
-            return Err(unserved);
+            let (pod, why) = unserved;
+            return Err(Stuck {
+                pod,
+                why: Box::new(why),
+            });
         }
         let outcome = WhatIf {
             moves: plan
@@ -188,7 +198,10 @@ impl<'a> Simulation<'a> {
             nodes: plan.nodes,
         };
         match self.over_limit(&outcome) {
-            Some(why) => Err((pods[0].1.key.clone(), why)),
+            Some(why) => Err(Stuck {
+                pod: pods[0].1.key.clone(),
+                why: Box::new(why),
+            }),
             None => Ok(outcome),
         }
     }

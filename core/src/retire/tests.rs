@@ -28,7 +28,7 @@ const NOW: Millis = Millis::from_secs(1_000_000);
 /// A pool that allows any number of disruptions, and four types, each sold on demand in `z1` and
 /// `z2`: `small` 2 cores for 0.10, `medium` 4 for 0.20, `large` 8 for 0.40, `gpu` 8 with 4 GPUs for
 /// 2.00; 4 GiB per core.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct World {
     snapshot: Snapshot,
     policy: Policy,
@@ -73,7 +73,7 @@ impl World {
                 zone: zone.to_owned(),
                 capacity_type: how,
                 price: HourlyPrice::from_usd(usd).unwrap(),
-                interruptions_per_1000_h: 0,
+                interruptions_per_million_h: 0,
                 availability: Availability::Available,
                 launch_budget: None,
             });
@@ -328,7 +328,7 @@ fn a_shared_node_below_a_fifth_is_emptied_onto_others_and_one_above_stays() {
     world.check(expect![[r#"
         low: Underused, saves 0.40 USD/h
           a to Node("high")
-        high stays: Nominated(ObjectKey { namespace: "ns", name: "a" })
+        high stays: Used { percent: 20, threshold: 20 }
     "#]]);
 }
 
@@ -348,7 +348,7 @@ fn memory_counts_as_much_as_cpu_and_daemons_do_not_count() {
           b to Node("memory")
         room: Replaceable, saves 0.40 USD/h
           c to Node("memory")
-        memory stays: Nominated(ObjectKey { namespace: "ns", name: "b" })
+        memory stays: Used { percent: 50, threshold: 20 }
     "#]]);
 }
 
@@ -385,7 +385,7 @@ fn of_a_gpu_node_only_the_gpus_count() {
           none to Node("full")
         other: Replaceable, saves 0.40 USD/h
           x to Node("one")
-        full stays: Nominated(ObjectKey { namespace: "ns", name: "none" })
+        full stays: Used { percent: 100, threshold: 20 }
         one stays: Cheapest
     "#]]);
 }
@@ -423,7 +423,7 @@ fn pods_are_not_moved_onto_a_node_that_is_emptied_next() {
           b to Node("used")
         c: Underused, saves 0.40 USD/h
           c to Node("used")
-        used stays: Nominated(ObjectKey { namespace: "ns", name: "a" })
+        used stays: Used { percent: 50, threshold: 20 }
     "#]]);
 }
 

@@ -16,6 +16,7 @@ pub(super) fn explain(
     name: &str,
     plan: &Plan,
     fetches: &[Prefetch],
+    removals: &RetirementPlan,
     snapshot: &Snapshot,
 ) -> Result<Answer, String> {
     let Some(node) = snapshot.nodes.iter().find(|node| node.name == name) else {
@@ -30,6 +31,7 @@ pub(super) fn explain(
         None => text.push_str("  its agent has reported nothing\n"),
     }
     text += &prefetch(&Target::Node(name.to_owned()), fetches);
+    text += &retirement(name, removals, snapshot);
     Ok(Answer {
         text,
         served: Served::Yes,
@@ -127,12 +129,14 @@ fn has(inventory: &Inventory, snapshot: &Snapshot, text: &mut String) {
     }
 }
 
-#[allow(
-    dead_code,
-    reason = "who decides about removal comes with the plans that these render"
-)]
 /// Whether the node goes, and if not, why it stays.
 pub(super) fn retirement(name: &str, plan: &RetirementPlan, snapshot: &Snapshot) -> String {
+    // Replacements are counted over all removals, in their order.
+    let replacements = || {
+        plan.retire
+            .iter()
+            .flat_map(|retirement| &retirement.replacements)
+    };
     let mut text = String::new();
     if let Some(goes) = plan.retire.iter().find(|r| r.node == name) {
         let _ = writeln!(
@@ -148,7 +152,7 @@ pub(super) fn retirement(name: &str, plan: &RetirementPlan, snapshot: &Snapshot)
         for (pod, target) in &goes.moves {
             let to = match target {
                 Target::Node(node) => format!("node {node}"),
-                Target::New(index) => match goes.replacements.get(*index) {
+                Target::New(index) => match replacements().nth(*index) {
                     Some(node) => format!("the new {}", node.offering.instance_type),
                     None => "a new node".to_owned(),
                 },

@@ -94,6 +94,7 @@ fn a_node_is_explained_with_its_pods_and_its_cache() {
               its agent has reported nothing
               does not fetch docker.io/rayproject/ray-llm:2.46.0-py311-cu124: 2.46.0-py311-cu124 is not resolved to a digest or commit yet
               does not fetch hf://Qwen/Qwen3-8B: main is not resolved to a digest or commit yet
+              stays: it belongs to no pool of ours
         "#]],
     );
     check(

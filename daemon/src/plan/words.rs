@@ -363,6 +363,10 @@ pub(crate) fn kept(reason: &Kept, now: Millis) -> Vec<String> {
         Kept::Nominated(pod) => one(format!("pod {pod} is about to run on it")),
         Kept::Cheapest => one("nothing else would be cheaper".to_owned()),
         Kept::Foreign => one("it belongs to no pool of ours".to_owned()),
+        Kept::Standby => one("it stands by, which is what it is for".to_owned()),
+        Kept::NotTried { simulated } => one(format!(
+            "{simulated} removals were simulated before its turn, as many as one round may"
+        )),
     }
 }
 

@@ -111,7 +111,7 @@ fn a_pod_budget_that_is_used_up_keeps_the_node() {
     };
     world.snapshot.pod_budgets = vec![budget("pdb", 0)];
     world.check(expect![[r#"
-        high stays: PodBudget { pod: ObjectKey { namespace: "ns", name: "h" }, budget: ObjectKey { namespace: "ns", name: "pdb" } }
+        high stays: Used { percent: 50, threshold: 20 }
         low stays: PodBudget { pod: ObjectKey { namespace: "ns", name: "l" }, budget: ObjectKey { namespace: "ns", name: "pdb" } }
     "#]]);
     world.snapshot.pod_budgets = vec![budget("pdb", 1)];
@@ -360,7 +360,7 @@ fn a_group_moves_whole() {
           g-a to Node("room")
         b: Underused, saves 0.40 USD/h
           g-b to Node("room")
-        room stays: Nominated(ObjectKey { namespace: "ns", name: "g-a" })
+        room stays: Used { percent: 50, threshold: 20 }
     "#]]);
 }
 

@@ -319,7 +319,8 @@ proptest! {
         for retirement in &out.retire {
             let nodes = &world.snapshot.nodes;
             let node = nodes.iter().find(|n| n.name == retirement.node).unwrap();
-            prop_assert!(matches!(node.state, NodeState::Running | NodeState::Standby { .. }));
+            let may_take = matches!(node.state, NodeState::Running | NodeState::Standby { .. });
+            prop_assert!(may_take);
             prop_assert!(!node.disruption.forbidden && node.pool.is_some());
             let waits = plan.placements.iter().any(|p| {
                 p.target == Target::Node(node.name.clone()) && !buffer(find(&p.pod))
@@ -330,12 +331,13 @@ proptest! {
                 if pod.shape.eviction == Eviction::Daemon {
                     continue;
                 }
-                if progress != Progress::Terminating {
-                    prop_assert_eq!(pod.shape.eviction, Eviction::Allowed);
-                    prop_assert_eq!(progress, Progress::Running);
-                    let moved = retirement.moves.iter().filter(|m| m.0 == pod.key);
-                    prop_assert_eq!(moved.count(), 1, "{} moves once", pod.key);
+                if progress == Progress::Terminating {
+                    continue;
                 }
+                prop_assert_eq!(pod.shape.eviction, Eviction::Allowed);
+                prop_assert_eq!(progress, Progress::Running);
+                let moved = retirement.moves.iter().filter(|m| m.0 == pod.key);
+                prop_assert_eq!(moved.count(), 1, "{} moves once", pod.key);
                 if let Some(group) = &pod.shape.group {
                     let rest = world.snapshot.pods.iter().filter(|other| {
                         let live = !matches!(
@@ -418,7 +420,9 @@ proptest! {
                 Phase::Pending => None,
             })
             .collect();
-        for retirement in then.retire().retire {
+        // A node that is too old or drifted goes even so: else one that pods keep coming to never would.
+        let must = [DisruptionReason::Expired, DisruptionReason::Drifted];
+        for retirement in then.retire().retire.iter().filter(|r| !must.contains(&r.reason)) {
             prop_assert!(!filled.contains(retirement.node.as_str()), "{retirement:?}");
         }
     }

@@ -365,9 +365,9 @@ fn every_reason_to_keep_a_node_is_said() {
         },
         Kept::PodStuck {
             pod: pod(),
-            why: NotServed::Impossible {
+            why: Box::new(NotServed::Impossible {
                 what: "its volume is here".to_owned(),
-            },
+            }),
         },
         Kept::Group(key("ray")),
         Kept::NodeForbids,
@@ -375,6 +375,8 @@ fn every_reason_to_keep_a_node_is_said() {
         Kept::Nominated(pod()),
         Kept::Cheapest,
         Kept::Foreign,
+        Kept::Standby,
+        Kept::NotTried { simulated: 500 },
     ];
     let said: Vec<String> = reasons.iter().flat_map(|r| kept(r, NOW)).collect();
     expect![[r#"
@@ -391,7 +393,9 @@ fn every_reason_to_keep_a_node_is_said() {
         the pool lets 1 node go at once
         pod default/web is about to run on it
         nothing else would be cheaper
-        it belongs to no pool of ours"#]]
+        it belongs to no pool of ours
+        it stands by, which is what it is for
+        500 removals were simulated before its turn, as many as one round may"#]]
     .assert_eq(&said.join("\n"));
 }
 
