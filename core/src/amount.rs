@@ -277,3 +277,6 @@ pub fn display(resource: &str, amount: i64) -> impl fmt::Display {
         _ => write!(f, "{amount}"),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 //! This is the form in which the API writes them. Nothing is interned here; the planner compiles
 //! these into bitsets once per round (`crate::market`).
 
+pub mod requirements;
+
 use std::collections::BTreeMap;
 
 /// Labels of an object.

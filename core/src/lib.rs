@@ -7,6 +7,7 @@
 pub mod amount;
 mod bits;
 pub mod cache;
+pub mod capacity;
 pub mod digest;
 pub mod evict;
 pub mod label;

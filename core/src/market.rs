@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) use self::dims::{CPU, Dims, MEMORY, PODS};
-pub(crate) use self::refuse::{NodeTaints, refused_by_wants, unavailable, untolerated};
+pub(crate) use self::refuse::{Machine, NodeTaints, refused_by_wants, unavailable, untolerated};
 use self::refuse::{PoolLabels, cheapest_on_demand, refused_by_pool, undiscounted};
 use crate::bits::Bits;
 use crate::label::{self, Expression, Labels, Term};
 use crate::money::{HourlyPrice, Millis, Money};
+use crate::node::Node;
 use crate::offer::{Availability, Boot, InstanceType, Offering, OfferingKey};
 use crate::pod::{HostPort, Shape};
 use crate::pool::{NodePool, PoolState};
@@ -66,6 +67,8 @@ pub(crate) struct Market {
     daemons: Vec<Daemon>,
     tiers: Vec<Bits>,
     masks: RefCell<HashMap<Expression, Arc<Bits>>>,
+    /// Types by name.
+    kinds: HashMap<String, usize>,
 }
 
 impl Market {
@@ -140,7 +143,11 @@ impl Market {
             };
             key(a).cmp(&key(b))
         });
+        let kinds = (types.iter().enumerate())
+            .map(|(number, kind)| (kind.name.clone(), number))
+            .collect();
         let mut market = Self {
+            kinds,
             special: Bits::none(candidates.len()),
             by_pool: vec![Bits::none(candidates.len()); pools.len()],
             tiers: vec![Bits::none(candidates.len()); weights.len()],
@@ -265,6 +272,20 @@ impl Market {
         &self.types[self.candidates[c].kind]
     }
 
+    /// The machine that candidate `c` would be.
+    pub(crate) fn machine(&self, c: usize) -> Machine<'_> {
+        Machine::new(self.kind(c), self.offering(c))
+    }
+
+    /// The type of a node, if it is one that is known here.
+    pub(crate) fn kind_of(&self, node: &Node) -> Option<&InstanceType> {
+        let name = match &node.offering {
+            Some(offering) => &offering.instance_type,
+            None => node.labels.get(label::INSTANCE_TYPE)?,
+        };
+        self.kinds.get(name).map(|kind| &self.types[*kind])
+    }
+
     pub(crate) fn tiers(&self) -> &[Bits] {
         &self.tiers
     }
@@ -352,8 +373,7 @@ impl Market {
             let allowed: Vec<usize> = mask
                 .iter()
                 .filter(|c| {
-                    refused_by_wants(&shape.wants, self.kind(*c), self.offering(*c), Origin::Pod)
-                        .is_some()
+                    refused_by_wants(&shape.wants, &self.machine(*c), Origin::Pod).is_some()
                 })
                 .collect();
             allowed.into_iter().for_each(|c| mask.remove(c));
@@ -395,20 +415,30 @@ impl Market {
         mask
     }
 
-    /// Why `pool` would never buy `offering`, if so.
-    pub(crate) fn refused(&self, pool: &NodePool, offering: &Offering) -> Option<Rejection> {
-        let kind = &self.types[offering.instance_type];
-        if offering.availability == Availability::Never {
-            return Some(Rejection::NotSold);
-        }
-        let of_type = kind.node_labels();
-        let labels = PoolLabels {
-            pool,
-            of_type: &of_type,
-            offering,
+    /// For each offering, why each pool would never buy it, if so.
+    pub(crate) fn refused(&self) -> Vec<Vec<Option<Rejection>>> {
+        let on_demand = cheapest_on_demand(&self.offerings);
+        let type_labels: Vec<Labels> = self.types.iter().map(InstanceType::node_labels).collect();
+        let of_pool = |pool: &NodePool, offering: &Offering| {
+            let kind = &self.types[offering.instance_type];
+            let labels = PoolLabels {
+                pool,
+                of_type: &type_labels[offering.instance_type],
+                offering,
+            };
+            if offering.availability == Availability::Never {
+                return Some(Rejection::NotSold);
+            }
+            refused_by_pool(pool, kind, offering, &labels)
+                .or_else(|| undiscounted(offering, &on_demand))
         };
-        refused_by_pool(pool, kind, offering, &labels)
-            .or_else(|| undiscounted(offering, &cheapest_on_demand(&self.offerings)))
+        let by_pool = |offering| {
+            self.pools
+                .iter()
+                .map(|pool| of_pool(pool, offering))
+                .collect()
+        };
+        self.offerings.iter().map(by_pool).collect()
     }
 }
 

@@ -42,7 +42,10 @@ impl HourlyPrice {
 
     /// What `time` at this price costs.
     pub fn over(self, time: Millis) -> Money {
-        let nanos = u128::from(self.0) * u128::from(time.0) / 3600;
+        let nanos = match self.0.checked_mul(time.0) {
+            Some(product) => u128::from(product / 3600),
+            None => u128::from(self.0) * u128::from(time.0) / 3600,
+        };
         Money(i64::try_from(nanos).unwrap_or(i64::MAX))
     }
 }

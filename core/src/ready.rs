@@ -120,9 +120,9 @@ pub fn timing(boot: Boot, rates: Rates, missing: Missing, priors: &Priors) -> Ti
     let rate = known(rates.network, priors.network).min(priors.sources.max(1));
     let disk = known(rates.disk, priors.disk);
     let inflate = known(rates.inflate, priors.inflate);
-    let took = |bytes: u64, rate: u64| {
-        let millis = u128::from(bytes) * 1000 / u128::from(rate);
-        Millis(u64::try_from(millis).unwrap_or(u64::MAX))
+    let took = |bytes: u64, rate: u64| match bytes.checked_mul(1000) {
+        Some(product) => Millis(product / rate),
+        None => Millis((bytes / rate).saturating_mul(1000)),
     };
     let inflating = took(missing.largest_layer, inflate);
     let image = took(missing.image, rate)

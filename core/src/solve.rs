@@ -13,19 +13,21 @@ use crate::bits::Bits;
 use crate::money::{HourlyPrice, Millis};
 use crate::node::NodeState;
 use crate::plan::Plan;
-use crate::pod::ObjectKey;
+use crate::pod::{Eviction, ObjectKey};
+use crate::pool::{NodePool, Packing};
 use crate::reason::NotServed;
 use crate::snapshot::{Policy, Snapshot};
-use crate::solve::bins::{Bin, Cost, Existing, Kind};
+use crate::solve::bins::{Bin, Company, Cost, Existing, Kind};
 use crate::solve::demand::Demand;
 use crate::solve::limits::Limit;
 use crate::solve::topology::Topology;
-use crate::world::{ShapeId, World, host_of};
+use crate::world::{ShapeId, Slot, World, host_of};
 
 mod bins;
 mod demand;
 mod gang;
 mod limits;
+mod merge;
 mod place;
 mod result;
 mod topology;
@@ -64,6 +66,8 @@ pub(crate) struct Solver<'w> {
     journal: Option<gang::Journal<'w>>,
     /// The domain that the group being placed must share.
     within: Option<(topology::Key, u32)>,
+    /// Offerings that no pod is bought, counted by pool; worked out when somebody asks.
+    never_bought: std::cell::OnceCell<Vec<why::Count>>,
     /// Bound members of each group, by role.
     members: BTreeMap<&'w ObjectKey, gang::Members<'w>>,
 }
@@ -102,7 +106,8 @@ impl<'w> Solver<'w> {
             .values()
             .map(|waiting| waiting.shape)
             .collect();
-        shapes.sort_unstable();
+        // By content: the numbers depend on the order of the input, and so would the reasons.
+        shapes.sort_by(|a, b| world.shapes[*a].cmp(&world.shapes[*b]));
         shapes.dedup();
         let mut demands: Vec<Demand<'w>> = shapes
             .iter()
@@ -139,6 +144,7 @@ impl<'w> Solver<'w> {
             launches: BTreeMap::new(),
             journal: None,
             within: None,
+            never_bought: std::cell::OnceCell::new(),
             members: BTreeMap::new(),
         };
         solver.limits = solver.limits();
@@ -149,8 +155,19 @@ impl<'w> Solver<'w> {
     /// Makes a bin of every node, and counts the pods that are bound.
     fn fill(&mut self, owners: &std::collections::HashMap<ShapeId, Vec<usize>>) {
         let world = self.world;
-        let mut counted: std::collections::HashMap<ShapeId, Vec<usize>> =
-            std::collections::HashMap::new();
+        // What bound pods of each shape count for; nothing, for most.
+        let relations: Vec<Option<(Vec<usize>, Vec<usize>)>> = world
+            .shapes
+            .iter()
+            .enumerate()
+            .map(|(id, shape)| {
+                let counting = self.topology.counting(shape);
+                let owned = owners.get(&id).cloned().unwrap_or_default();
+                (!counting.is_empty() || !owned.is_empty() || shape.group.is_some())
+                    .then_some((counting, owned))
+            })
+            .collect();
+        let mut by_class: Vec<Option<Vec<u32>>> = vec![None; world.classes.len()];
         let most_urgent = world
             .market
             .pools
@@ -160,22 +177,34 @@ impl<'w> Solver<'w> {
             .unwrap_or_default();
         for slot in world.slots.values() {
             let Some(node) = &slot.node else { continue };
-            let pool = node
-                .pool
-                .as_ref()
-                .and_then(|name| world.market.pools.iter().find(|pool| pool.name == *name));
+            let number = (node.pool.as_ref()).and_then(|name| {
+                world
+                    .market
+                    .pools
+                    .iter()
+                    .position(|pool| pool.name == *name)
+            });
+            let pool = number.map(|number| &world.market.pools[number]);
             let standby = matches!(node.state, NodeState::Standby { .. });
             let b = self.bins.len();
-            let mut domains = self.domains(b);
-            for (key, domain) in domains.iter_mut().enumerate().skip(1) {
-                let name = self.topology.keys[key].name.clone();
-                if let Some(value) = world.classes[slot.class].labels.get(&name) {
-                    *domain = self.topology.domain(key, value, &world.market);
+            let mut domains = match &by_class[slot.class] {
+                Some(domains) => Vec::clone(domains),
+                None => {
+                    let mut domains = self.domains(b);
+                    for (key, domain) in domains.iter_mut().enumerate().skip(1) {
+                        let name = self.topology.keys[key].name.clone();
+                        if let Some(value) = world.classes[slot.class].labels.get(&name) {
+                            *domain = self.topology.domain(key, value, &world.market);
+                        }
+                    }
+                    by_class[slot.class] = Some(domains.clone());
+                    domains
                 }
-            }
+            };
+            domains[topology::HOST] = b as u32;
             let claims = slot
-                .pods
-                .keys()
+                .attached
+                .iter()
                 .flat_map(|shape| &world.shapes[*shape].volumes);
             let mut bin = Bin {
                 kind: Kind::Existing(Existing {
@@ -191,6 +220,9 @@ impl<'w> Solver<'w> {
                     },
                     life: pool.map_or(Millis(0), |pool| pool.expected_life),
                     value_of_time: pool.map_or(most_urgent, |pool| pool.value_of_time),
+                    pool: number,
+                    company: pool.map_or(Company::None, |pool| company(world, slot, pool)),
+                    waited: Millis(0),
                     timings: std::cell::RefCell::default(),
                 }),
                 domains,
@@ -204,9 +236,9 @@ impl<'w> Solver<'w> {
             bin.claims.sort_unstable();
             bin.claims.dedup();
             for (shape, bound) in &slot.pods {
-                if bound.live == 0 {
+                let (Some((counting, owned)), 1..) = (&relations[*shape], bound.live) else {
                     continue;
-                }
+                };
                 if let Some(group) = &world.shapes[*shape].group {
                     let members = self.members.entry(group).or_default();
                     *members
@@ -214,13 +246,6 @@ impl<'w> Solver<'w> {
                         .entry(world.shapes[*shape].role())
                         .or_default() += bound.live;
                     members.bins.push(b);
-                }
-                let counting = counted
-                    .entry(*shape)
-                    .or_insert_with(|| self.topology.counting(&world.shapes[*shape]));
-                let owned = owners.get(shape).map_or(&[][..], Vec::as_slice);
-                if counting.is_empty() && owned.is_empty() {
-                    continue;
                 }
                 let place = topology::Place {
                     domains: &bin.domains,
@@ -236,7 +261,28 @@ impl<'w> Solver<'w> {
     fn run(&mut self) {
         self.honour_nominations();
         let mut queue = self.units();
-        // What a pod needs may be a pod that comes later: go round until nothing more is placed.
+        // Merging makes room, and gives limits back.
+        loop {
+            queue = self.go_round(queue);
+            if !self.merge_special() || queue.is_empty() {
+                break;
+            }
+        }
+        for unit in queue {
+            match unit {
+                Unit::Pods(demand, pods) => {
+                    let why = self.not_served(demand);
+                    self.unserved
+                        .extend(pods.into_iter().map(|pod| (pod, why.clone())));
+                }
+                Unit::Group(name, pods) => self.explain_group(&name, &pods),
+            }
+        }
+    }
+
+    /// Places what can be placed and gives back the rest. What a pod needs may be a pod that comes
+    /// later: it goes round until nothing more is placed.
+    fn go_round(&mut self, mut queue: Vec<Unit>) -> Vec<Unit> {
         loop {
             let before = self.placed.len();
             let mut left = Vec::new();
@@ -258,17 +304,7 @@ impl<'w> Solver<'w> {
             }
             queue = left;
             if queue.is_empty() || self.placed.len() == before {
-                break;
-            }
-        }
-        for unit in queue {
-            match unit {
-                Unit::Pods(demand, pods) => {
-                    let why = self.not_served(demand);
-                    self.unserved
-                        .extend(pods.into_iter().map(|pod| (pod, why.clone())));
-                }
-                Unit::Group(name, pods) => self.explain_group(&name, &pods),
+                return queue;
             }
         }
     }
@@ -287,30 +323,39 @@ impl<'w> Solver<'w> {
                 Kind::New(_) => None,
             })
             .collect();
-        for unit in self.units() {
-            let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
-            for pod in pods {
-                let nominee = self.world.nominations.get(self.pods[pod].key);
-                let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) else {
-                    continue;
-                };
-                let d = self.pods[pod].demand;
-                let able = (0..self.demands[d].levels.len()).find(|l| {
-                    self.appraise(&self.demands[d], &self.demands[d].levels[*l], *b)
-                        .is_some()
-                });
-                if let Some(level) = able {
-                    self.put(d, level, pod, *b);
-                    self.placed.insert(
-                        pod,
-                        Placed {
-                            bin: *b,
-                            level,
-                            next: None,
-                        },
-                    );
+        // Who must be near somebody finds them there only once they are: go round, as for placing.
+        loop {
+            let before = self.placed.len();
+            for unit in self.units() {
+                let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
+                for pod in pods {
+                    let nominee = self.world.nominations.get(self.pods[pod].key);
+                    if let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) {
+                        self.honour(pod, *b);
+                    }
                 }
             }
+            if self.placed.len() == before {
+                break;
+            }
+        }
+    }
+
+    /// Puts a pod into the bin it was meant for, if it still can go there.
+    fn honour(&mut self, pod: usize, b: usize) {
+        let d = self.pods[pod].demand;
+        let able = (0..self.demands[d].levels.len()).find(|l| {
+            self.appraise(&self.demands[d], &self.demands[d].levels[*l], b)
+                .is_some()
+        });
+        if let Some(level) = able {
+            self.put(d, level, pod, b);
+            let placed = Placed {
+                bin: b,
+                level,
+                next: None,
+            };
+            self.placed.insert(pod, placed);
         }
     }
 
@@ -377,4 +422,24 @@ impl<'w> Solver<'w> {
             ask(crate::market::MEMORY),
         )
     }
+}
+
+/// What a node of `pool` runs, daemons and pods that leave not counted. Where the pool gives no pod a
+/// node of its own it does not matter.
+fn company(world: &World, slot: &Slot, pool: &NodePool) -> Company {
+    let mut company = Company::None;
+    if pool.packing == Packing::default() {
+        return company;
+    }
+    for (shape, bound) in &slot.pods {
+        let shape = &world.shapes[*shape];
+        if bound.live == 0 || shape.eviction == Eviction::Daemon {
+            continue;
+        }
+        if demand::has_alone(pool, shape) {
+            return Company::Alone;
+        }
+        company = Company::Shared;
+    }
+    company
 }

@@ -250,10 +250,14 @@ fn groups(state: &State<'_>, violations: &mut Vec<Violation>) {
             }
         }
         let Some(key) = &group.same else { continue };
-        let domains: BTreeSet<Option<&str>> = (census.sites.iter())
-            .map(|site| state.sites[*site].labels.get(key).map(String::as_str))
-            .collect();
-        if domains.len() > 1 || domains.contains(&None) {
+        let domains = |sites: &BTreeSet<usize>| -> BTreeSet<Option<&str>> {
+            let domain = |site: &usize| state.sites[*site].labels.get(key).map(String::as_str);
+            sites.iter().map(domain).collect()
+        };
+        // Members that run apart already are nobody's fault here.
+        let (placed, bound) = (domains(&census.placed_at), domains(&census.bound_at));
+        let joins = bound.is_empty() || placed.is_subset(&bound);
+        if placed.len() > 1 || placed.contains(&None) || !joins {
             violations.push(Violation::GroupApart {
                 group: group.key.clone(),
                 key: key.clone(),

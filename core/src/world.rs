@@ -71,6 +71,8 @@ pub(crate) struct Slot {
     pub(crate) free: Box<[i64]>,
     /// Host ports in use, those of daemons still to come included.
     pub(crate) ports: Vec<HostPort>,
+    /// Shapes of its pods that have volumes.
+    pub(crate) attached: Vec<ShapeId>,
 }
 
 /// How many pods of one shape a node runs.
@@ -318,6 +320,7 @@ impl World {
             .values_mut()
             .for_each(|(_, shape, _)| *shape = renumbered[shape]);
         for slot in self.slots.values_mut() {
+            slot.attached.iter_mut().for_each(|id| *id = renumbered[id]);
             slot.pods = std::mem::take(&mut slot.pods)
                 .into_iter()
                 .map(|(old, bound)| (renumbered[&old], bound))
@@ -338,10 +341,13 @@ impl World {
         let Some(node) = &slot.node else { return };
         let class = class_of(node);
         let mut free = self.dims.row(&node.allocatable);
-        let mut ports = Vec::new();
+        let (mut ports, mut attached) = (Vec::new(), Vec::new());
         let mut daemons_there = BTreeSet::new();
-        for (shape, counts) in &slot.pods {
-            let shape = &self.shapes[*shape];
+        for (id, counts) in &slot.pods {
+            let shape = &self.shapes[*id];
+            if !shape.volumes.is_empty() {
+                attached.push(*id);
+            }
             let number = i64::from(counts.live + counts.leaving);
             for (room, amount) in free.iter_mut().zip(&self.dims.row(&shape.requests)) {
                 *room = room.saturating_sub(amount.saturating_mul(number));
@@ -372,7 +378,8 @@ impl World {
             }
         };
         if let Some(slot) = self.slots.get_mut(name) {
-            (slot.class, slot.free, slot.ports) = (class, free, ports);
+            (slot.class, slot.free) = (class, free);
+            (slot.ports, slot.attached) = (ports, attached);
         }
     }
 }

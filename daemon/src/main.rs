@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod api;
 mod cli;
 mod demo;
+mod manifest;
 
 fn main() -> ExitCode {
     cli::run(cli::Cli::parse())

@@ -17,7 +17,7 @@ use headstart_transfer::net::{Http, NetError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::image::{Images, RuntimeAt};
+use self::image::{Images, RuntimeAt, Unpackers};
 pub(crate) use self::model::known as known_model;
 pub(crate) use self::objects::blocking;
 use self::objects::{Objects, Tally};
@@ -135,6 +135,7 @@ async fn run(
         platform: wanted.platform,
         runtime: args.containerd.clone().map(RuntimeAt::new),
         depth: args.depth(),
+        unpackers: Unpackers::of_this_machine(),
     });
     let wanted_models: Vec<ModelRef> = wanted
         .models

@@ -16,6 +16,9 @@ use headstart_unpack::{Child, Limit, Limits, Request, Style, UnpackError, Unpack
 use sha2::Digest as _;
 use tempfile::TempDir;
 
+#[path = "unpack/gzip.rs"]
+mod gzip;
+
 const CHILD: &str = env!("CARGO_BIN_EXE_unpack-child");
 
 /// A containerd of our own. Ended by its process id.
@@ -39,6 +42,8 @@ impl Containerd {
         fs::write(at("config.toml"), config).unwrap();
         let process = Command::new("containerd")
             .args(["--config", &at("config.toml")])
+            // Its own decompressor, not whichever program it finds.
+            .env("CONTAINERD_DISABLE_PIGZ", "1")
             .stderr(fs::File::create(at("log")).unwrap())
             .spawn()
             .unwrap();

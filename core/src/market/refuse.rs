@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::label::{self, Effect, Labels, Taint, Toleration};
+use crate::label::{self, Effect, Expression, Labels, Operator, Taint, Toleration};
 use crate::money::{HourlyPrice, Millis};
+use crate::node::Node;
 use crate::offer::{Availability, CapacityType, InstanceType, Offering};
 use crate::pod::Wants;
 use crate::pool::{NodePool, PoolState};
@@ -81,69 +82,147 @@ pub(super) fn refused_by_pool(
             });
         }
     }
-    refused_by_wants(&pool.wants, kind, offering, Origin::Pool)
+    refused_by_wants(&pool.wants, &Machine::new(kind, offering), Origin::Pool)
 }
 
-/// Why an offering is not what was asked for, if so.
+/// What is known of a machine that is there or would be bought.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine<'a> {
+    name: Option<&'a str>,
+    family: Option<&'a str>,
+    sku: Option<&'a str>,
+    gpus: u32,
+    capacity_type: Option<CapacityType>,
+    price: Option<HourlyPrice>,
+}
+
+impl<'a> Machine<'a> {
+    /// A new node.
+    pub(crate) fn new(kind: &'a InstanceType, offering: &Offering) -> Self {
+        Self {
+            capacity_type: Some(offering.capacity_type),
+            price: Some(offering.price),
+            ..Self::of_kind(kind)
+        }
+    }
+
+    /// A node that is there: by its type, or as far as its labels say.
+    pub(crate) fn of_node(node: &'a Node, kind: Option<&'a InstanceType>) -> Self {
+        let label = |key: &str| node.labels.get(key).map(String::as_str);
+        let known = kind.map_or_else(
+            || Self {
+                name: label(label::INSTANCE_TYPE),
+                family: label(label::INSTANCE_FAMILY),
+                sku: label(label::GPU_SKU),
+                gpus: label(label::GPU_COUNT)
+                    .and_then(|count| count.parse().ok())
+                    .unwrap_or_else(|| {
+                        let devices = node.allocatable.of(crate::amount::NVIDIA_GPU);
+                        u32::try_from(devices).unwrap_or(u32::MAX)
+                    }),
+                capacity_type: None,
+                price: None,
+            },
+            Self::of_kind,
+        );
+        Self {
+            capacity_type: match &node.offering {
+                Some(offering) => Some(offering.capacity_type),
+                None => label(label::CAPACITY_TYPE).and_then(|word| word.parse().ok()),
+            },
+            price: node.price,
+            ..known
+        }
+    }
+
+    fn of_kind(kind: &'a InstanceType) -> Self {
+        Self {
+            name: Some(&kind.name),
+            family: Some(&kind.family),
+            sku: kind.gpu.as_ref().map(|gpu| gpu.sku.as_str()),
+            gpus: kind.gpu.as_ref().map_or(0, |gpu| gpu.count),
+            capacity_type: None,
+            price: None,
+        }
+    }
+}
+
+/// Why a machine is not what was asked for, if so. What nobody knows of it is not what was asked for.
 pub(crate) fn refused_by_wants(
     wants: &Wants,
-    kind: &InstanceType,
-    offering: &Offering,
+    machine: &Machine<'_>,
     by: Origin,
 ) -> Option<Rejection> {
-    let sku = kind.gpu.as_ref().map(|gpu| gpu.sku.as_str());
-    if !wants.gpu_skus.is_empty() && !sku.is_some_and(|sku| wants.gpu_skus.contains(sku)) {
-        let wanted = wants.gpu_skus.iter().cloned().collect();
+    let unknown = |key: &str| Rejection::Label {
+        expression: Expression {
+            key: key.to_owned(),
+            operator: Operator::Exists,
+            values: Vec::new(),
+        },
+        found: None,
+        by,
+    };
+    if !wants.gpu_skus.is_empty() && !machine.sku.is_some_and(|sku| wants.gpu_skus.contains(sku)) {
         return Some(Rejection::GpuSku {
-            found: sku.map(str::to_owned),
-            wanted,
+            found: machine.sku.map(str::to_owned),
+            wanted: wants.gpu_skus.iter().cloned().collect(),
             by,
         });
     }
-    let gpus = kind.gpu.as_ref().map_or(0, |gpu| gpu.count);
     if let Some(most) = wants.max_gpus
-        && gpus > most
+        && machine.gpus > most
     {
         return Some(Rejection::GpuCount {
-            found: gpus,
+            found: machine.gpus,
             most,
             by,
         });
     }
-    let found = offering.capacity_type;
-    if !wants.capacity_types.is_empty() && !wants.capacity_types.contains(&found) {
-        let wanted = wants.capacity_types.iter().copied().collect();
-        return Some(Rejection::CapacityType { found, wanted, by });
+    if !wants.capacity_types.is_empty() {
+        let Some(found) = machine.capacity_type else {
+            return Some(unknown(label::CAPACITY_TYPE));
+        };
+        if !wants.capacity_types.contains(&found) {
+            let wanted = wants.capacity_types.iter().copied().collect();
+            return Some(Rejection::CapacityType { found, wanted, by });
+        }
     }
-    if (!wants.families.is_empty() && !wants.families.contains(&kind.family))
-        || wants.excluded_families.contains(&kind.family)
-    {
-        return Some(Rejection::Family {
-            found: kind.family.clone(),
-            by,
-        });
+    if !wants.families.is_empty() || !wants.excluded_families.is_empty() {
+        let Some(family) = machine.family else {
+            return Some(unknown(label::INSTANCE_FAMILY));
+        };
+        if (!wants.families.is_empty() && !wants.families.contains(family))
+            || wants.excluded_families.contains(family)
+        {
+            return Some(Rejection::Family {
+                found: family.to_owned(),
+                by,
+            });
+        }
     }
-    if let Some(pattern) = &wants.type_pattern
-        && !pattern.matches(&kind.name)
-    {
-        return Some(Rejection::TypePattern {
-            pattern: pattern.as_str().to_owned(),
-            by,
-        });
+    if let Some(pattern) = &wants.type_pattern {
+        let Some(name) = machine.name else {
+            return Some(unknown(label::INSTANCE_TYPE));
+        };
+        if !pattern.matches(name) {
+            return Some(Rejection::TypePattern {
+                pattern: pattern.as_str().to_owned(),
+                by,
+            });
+        }
     }
-    if let Some(cap) = wants.max_price
-        && offering.price > cap
-    {
-        return Some(Rejection::Price {
-            price: offering.price,
-            cap,
-            by,
-        });
+    if let Some(cap) = wants.max_price {
+        let Some(price) = machine.price else {
+            return Some(unknown(label::INSTANCE_TYPE));
+        };
+        if price > cap {
+            return Some(Rejection::Price { price, cap, by });
+        }
     }
     None
 }
 
-pub(super) type OnDemand = BTreeMap<usize, HourlyPrice>;
+type OnDemand = BTreeMap<usize, HourlyPrice>;
 
 pub(super) fn cheapest_on_demand(offerings: &[Offering]) -> OnDemand {
     let mut cheapest = OnDemand::new();

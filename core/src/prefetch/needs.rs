@@ -114,6 +114,19 @@ pub(crate) fn is_believable(
     }
 }
 
+/// The items of an inventory that are hits.
+pub(super) fn verified(inventory: &Inventory) -> impl Iterator<Item = &Item> {
+    let items = inventory.items.iter();
+    items
+        .filter(|(item, state)| **state == ItemState::Verified && is_resolved(item))
+        .map(|(item, _)| item)
+}
+
+/// Whether `item` is a hit.
+pub(super) fn has(inventory: &Inventory, item: &Item) -> bool {
+    inventory.items.get(item) == Some(&ItemState::Verified)
+}
+
 /// Bytes of `item` that a node with `inventory` still has to transfer.
 pub(super) fn lacking(item: &Item, size: ItemSize, inventory: &Inventory) -> u64 {
     if !is_resolved(item) {

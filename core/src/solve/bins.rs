@@ -4,14 +4,14 @@ use std::cell::RefCell;
 
 use crate::bits::Bits;
 use crate::cache::Inventory;
-use crate::market::{CPU, MEMORY};
+use crate::market::{CPU, MEMORY, Machine, refused_by_wants};
 use crate::money::{HourlyPrice, Millis, Money};
 use crate::node::{Node, NodeState};
 use crate::offer::Boot;
 use crate::pod::{HostPort, ObjectKey};
 use crate::prefetch::Needs;
 use crate::ready::{self, Missing, Priors, Timing};
-use crate::reason::{Rejection, Score};
+use crate::reason::{Origin, Rejection, Score};
 use crate::solve::Solver;
 use crate::solve::demand::{Demand, Level};
 use crate::solve::topology::{HOST, NO_DOMAIN, NodeKind, Place, Topology};
@@ -48,17 +48,36 @@ pub(super) struct Existing<'w> {
     pub(super) price: HourlyPrice,
     pub(super) life: Millis,
     pub(super) value_of_time: HourlyPrice,
+    /// The pool it belongs to, by number.
+    pub(super) pool: Option<usize>,
+    pub(super) company: Company,
+    /// How long the pods put here so far wait.
+    pub(super) waited: Millis,
     /// By set of items.
     pub(super) timings: RefCell<Vec<Option<Timing>>>,
+}
+
+/// Pods that a node of a pool runs, daemons and those that leave not counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Company {
+    None,
+    /// Some, that share it.
+    Shared,
+    /// One that has it for itself.
+    Alone,
 }
 
 #[derive(Clone)]
 pub(super) struct New<'w> {
     /// Candidates it can still become.
     pub(super) mask: Bits,
+    /// Candidates that would suit its pods, whatever their size.
+    pub(super) wide: Bits,
     /// The one it would become now.
     pub(super) best: usize,
     pub(super) score: Money,
+    /// Numbers of the sets of items that its pods start with.
+    pub(super) sets: Vec<usize>,
     /// What its pods start with, each item once.
     pub(super) needs: Needs<'w>,
     /// Whether one pod has it for itself.
@@ -90,8 +109,8 @@ impl<'w> Existing<'w> {
         })
     }
 
-    /// What it costs to have a pod wait that long here. `first` is whether it would be the reason to
-    /// start the node.
+    /// What one more pod adds that is served after `timing`: for the first one on a node that stands
+    /// by its price, and for whoever waits longer than those before the time beyond.
     pub(super) fn score(&self, timing: &Timing, first: First) -> Score {
         let ready = timing.total();
         let money = match first {
@@ -100,7 +119,7 @@ impl<'w> Existing<'w> {
         };
         Score {
             money,
-            waiting: self.value_of_time.over(ready),
+            waiting: self.value_of_time.over(ready - self.waited),
             risk: Money(0),
         }
     }
@@ -194,6 +213,17 @@ impl<'w> Solver<'w> {
         if !demand.suits(level, self.world, existing.class, existing.host) {
             return Some(self.unsuitable(demand, level, existing));
         }
+        let wants = &demand.shape.wants;
+        if !wants.is_empty() {
+            let kind = self.world.market.kind_of(existing.node);
+            let machine = Machine::of_node(existing.node, kind);
+            if let Some(why) = refused_by_wants(wants, &machine, Origin::Pod) {
+                return Some(why);
+            }
+        }
+        if self.must_be_alone(demand, bin, existing) {
+            return Some(Rejection::Dedicated);
+        }
         if let Some(port) = clash(&bin.ports, &demand.ports) {
             return Some(Rejection::HostPort { port: port.port });
         }
@@ -229,6 +259,21 @@ impl<'w> Solver<'w> {
         })
     }
 
+    /// Whether the pod would share a node that its pool gives to it, or to one that is there, alone.
+    fn must_be_alone(&self, demand: &Demand<'w>, bin: &Bin<'w>, existing: &Existing<'w>) -> bool {
+        let Some(pool) = existing.pool else {
+            return false;
+        };
+        let placed = bin
+            .pods
+            .first()
+            .map(|pod| &self.demands[self.pods[*pod].demand]);
+        let empty = existing.company == Company::None && placed.is_none();
+        existing.company == Company::Alone
+            || placed.is_some_and(|placed| placed.alone_in[pool])
+            || (demand.alone_in[pool] && !empty)
+    }
+
     /// The best candidate of a new node with one more pod, and its score.
     fn grown(
         &self,
@@ -246,7 +291,7 @@ impl<'w> Solver<'w> {
         self.topology
             .host_allows(&level.uses, &demand.counted_by, b as u32)
             .ok()?;
-        let missing = if new.needs.covers(&demand.needs) {
+        let missing = if new.sets.contains(&demand.set) || new.needs.covers(&demand.needs) {
             new.needs.all()
         } else {
             let mut needs = new.needs.clone();
@@ -282,9 +327,8 @@ impl<'w> Solver<'w> {
                     && self.affordable(*c, Some(new.best))
                     && room(c)
             };
-            if !self.flexible(&new.mask, others) {
-                return None;
-            }
+            let lacking = self.inflexible(&new.mask, others);
+            let able = |c: &usize| able(c) && !lacking.as_ref().is_some_and(|l| l.contains(*c));
             self.cheapest(new.mask.meet(others).filter(able), missing)
         })
     }
@@ -337,8 +381,12 @@ impl<'w> Solver<'w> {
                 .collect();
             if let Kind::New(new) = &mut self.bins[b].kind {
                 (new.best, new.score) = (best, score);
-                new.needs.join(&demand.needs);
+                if !new.sets.contains(&demand.set) {
+                    new.sets.push(demand.set);
+                    new.needs.join(&demand.needs);
+                }
                 new.mask.keep(&level.mask);
+                new.wide.keep(&level.mask);
                 if demand.dedicated.contains(best) {
                     new.mask.keep(&demand.dedicated);
                     new.exclusive = true;
@@ -351,6 +399,10 @@ impl<'w> Solver<'w> {
                     }
                 }
             }
+        }
+        if let Kind::Existing(existing) = &mut self.bins[b].kind {
+            let timing = existing.timing(&demands[d], &self.world.policy.priors);
+            existing.waited = existing.waited.max(timing.total());
         }
         let bin = &mut self.bins[b];
         let sign = if matches!(bin.kind, Kind::Existing(_)) {
@@ -377,12 +429,29 @@ impl<'w> Solver<'w> {
                     bin.domains[key] = domain;
                     if let Some(mask) = self.topology.keys[key].masks.get(domain as usize) {
                         new.mask.keep(mask);
+                        new.wide.keep(mask);
                     }
                 }
             }
         }
         self.recount(demand, b, 1);
         self.demands = demands;
+    }
+
+    /// Takes every pod out of a new bin, and the bin out of the plan.
+    pub(super) fn empty(&mut self, b: usize) {
+        self.touch(b);
+        let demands = std::mem::take(&mut self.demands);
+        for pod in std::mem::take(&mut self.bins[b].pods) {
+            self.recount(&demands[self.pods[pod].demand], b, -1);
+        }
+        self.demands = demands;
+        if let Kind::New(new) = &mut self.bins[b].kind {
+            let best = new.best;
+            new.score = Money(0);
+            new.mask = Bits::none(self.world.market.len());
+            self.charge(Some(best), None);
+        }
     }
 
     /// Counts a pod of this demand in bin `b`, or takes it back.

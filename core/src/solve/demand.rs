@@ -7,10 +7,10 @@ use crate::amount;
 use crate::bits::Bits;
 use crate::cache::Item;
 use crate::label::Term;
-use crate::market::{Dims, Market, NodeTaints, PODS};
+use crate::market::{Market, NodeTaints, PODS};
 use crate::plan::Relaxed;
 use crate::pod::{HostPort, NodePolicy, Shape, Unsatisfiable};
-use crate::pool::GpuPacking;
+use crate::pool::{GpuPacking, NodePool};
 use crate::prefetch::Needs;
 use crate::snapshot::Preferences;
 use crate::solve::topology::{HOST, Key, Rule, Topology, Use};
@@ -38,6 +38,8 @@ pub(super) struct Demand<'w> {
     pub(super) ports: Vec<HostPort>,
     /// Candidates that it would have for itself.
     pub(super) dedicated: Bits,
+    /// Pools, by number, whose nodes it has for itself.
+    pub(super) alone_in: Vec<bool>,
     /// Whether it asks for what only special types have.
     pub(super) special: bool,
     /// How many of it one new node takes because of its relations to itself.
@@ -102,6 +104,9 @@ impl<'w> Demand<'w> {
             .collect();
         asks.push((PODS, 1));
         merge(&mut asks);
+        let alone_in: Vec<bool> = (market.pools.iter())
+            .map(|pool| has_alone(pool, shape))
+            .collect();
         let owns = shape
             .anti_affinity
             .iter()
@@ -144,7 +149,8 @@ impl<'w> Demand<'w> {
             needs: Needs::new(&shape.items, &world.items),
             set,
             ports: shape.host_ports.iter().cloned().collect(),
-            dedicated: dedicated(market, &world.dims, shape),
+            dedicated: dedicated(market, &alone_in),
+            alone_in,
             special,
             per_node: if alone || shifting { 1 } else { per_node },
             shifting,
@@ -465,14 +471,19 @@ fn eligible(
     }
     let name = topology.keys[key].name.clone();
     let mut known = Vec::new();
+    let mut asked = vec![false; world.classes.len()];
+    let by_host = topology.tallies[tally].names_host();
     for slot in world.slots.values() {
         let Some(node) = &slot.node else { continue };
+        // Nodes of one class differ in their host name only.
+        if !by_host && std::mem::replace(&mut asked[slot.class], true) {
+            continue;
+        }
         let class = &world.classes[slot.class];
         if let Some(value) = class.labels.get(&name)
             && topology.tallies[tally].eligible_at(class, crate::world::host_of(node))
         {
-            let domain = topology.domain(key, value, &world.market) as usize;
-            known.push(domain);
+            known.push(topology.domain(key, value, &world.market) as usize);
         }
     }
     let mut eligible = vec![false; topology.keys[key].masks.len()];
@@ -498,25 +509,24 @@ fn matches_node(term: &Term, labels: &crate::label::Labels, host: &str) -> bool 
         })
 }
 
-/// Candidates that a pod of this shape would have for itself.
-fn dedicated(market: &Market, dims: &Dims, shape: &Shape) -> Bits {
+/// Candidates of pools whose nodes one pod has for itself.
+fn dedicated(market: &Market, alone_in: &[bool]) -> Bits {
     let mut mask = Bits::none(market.len());
-    let row = dims.row(&shape.requests);
-    let asks_gpu = shape
-        .requests
-        .iter()
-        .any(|(name, amount)| amount > 0 && is_special(name));
-    for (p, pool) in market.pools.iter().enumerate() {
-        let over = |limit: Option<i64>, dim: usize| limit.is_some_and(|limit| row[dim] >= limit);
-        let packing = &pool.packing;
-        if over(packing.dedicated_cpu, crate::market::CPU)
-            || over(packing.dedicated_memory, crate::market::MEMORY)
-            || (asks_gpu && packing.gpu == GpuPacking::Dedicated)
-        {
-            mask.add(market.of_pool(p));
-        }
+    for p in (0..market.pools.len()).filter(|p| alone_in[*p]) {
+        mask.add(market.of_pool(p));
     }
     mask
+}
+
+/// Whether a pod of this shape has a node of this pool for itself.
+pub(super) fn has_alone(pool: &NodePool, shape: &Shape) -> bool {
+    let over = |limit: Option<i64>, name: &str| {
+        limit.is_some_and(|limit| shape.requests.of(name) >= limit)
+    };
+    let asks_gpu = || (shape.requests.iter()).any(|(name, amount)| amount > 0 && is_special(name));
+    over(pool.packing.dedicated_cpu, amount::CPU)
+        || over(pool.packing.dedicated_memory, amount::MEMORY)
+        || (pool.packing.gpu == GpuPacking::Dedicated && asks_gpu())
 }
 
 /// Whether a resource is one that only special types have.

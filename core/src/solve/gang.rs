@@ -1,7 +1,7 @@
 //! Groups: all of a minimum, or nothing.
 //!
 //! A group is tried as a whole and taken back whole. Where its members must share a domain, every
-//! domain is tried and the one of least score is taken.
+//! domain is tried and the one that serves most of them is taken, of equals the one of least score.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::money::Money;
 use crate::pod::ObjectKey;
 use crate::reason::NotServed;
 use crate::solve::Solver;
-use crate::solve::bins::{Bin, Existing, First, Kind};
+use crate::solve::bins::{Bin, Existing, Kind};
 use crate::solve::limits::Limit;
 use crate::solve::topology::{HOST, Key, NO_DOMAIN};
 
@@ -49,22 +49,25 @@ impl<'w> Solver<'w> {
                 .map(|domain| Some((key, domain)))
                 .collect(),
         };
-        let mut best: Option<(Money, Option<(Key, u32)>)> = None;
+        // Most members first, then the least score.
+        let mut best: Option<(usize, Money)> = None;
+        let mut chosen: Option<Option<(Key, u32)>> = None;
         for domain in &within {
             if within.len() == 1 {
-                best = Some((Money(0), *domain));
+                chosen = Some(*domain);
                 break;
             }
             self.begin();
             self.within = *domain;
             let fits = self.place_minimum(name, pods).is_ok();
-            let total = self.total();
+            let left = if fits { self.place_rest(pods).len() } else { 0 };
+            let total = (left, self.total());
             self.roll_back(pods);
-            if fits && best.is_none_or(|(least, _)| total < least) {
-                best = Some((total, *domain));
+            if fits && best.is_none_or(|least| total < least) {
+                (best, chosen) = (Some(total), Some(*domain));
             }
         }
-        let Some((_, domain)) = best else {
+        let Some(domain) = chosen else {
             return pods.to_vec();
         };
         self.begin();
@@ -150,19 +153,22 @@ impl<'w> Solver<'w> {
             self.bins[b].domains.push(domain);
         }
         let bound = self.members.get(name).map(|members| &members.bins);
-        let bound: Vec<u32> = bound
-            .into_iter()
-            .flatten()
-            .map(|b| self.bins[*b].domains[key])
+        let placed = self.placed.iter().filter(|(pod, _)| {
+            let shape = self.demands[self.pods[**pod].demand].shape;
+            shape.group.as_ref() == Some(name)
+        });
+        let there: Vec<u32> = (bound.into_iter().flatten().copied())
+            .chain(placed.map(|(_, placed)| placed.bin))
+            .map(|b| self.bins[b].domains[key])
             .collect();
-        let domains = match bound.first() {
+        let domains = match there.first() {
             Some(domain) => vec![*domain],
             None => (0..self.topology.keys[key].masks.len() as u32).collect(),
         };
         (Some(key), domains)
     }
 
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.journal = Some(Journal {
             bins: self.bins.len(),
             saved: BTreeMap::new(),
@@ -190,7 +196,7 @@ impl<'w> Solver<'w> {
         });
     }
 
-    fn roll_back(&mut self, pods: &[usize]) {
+    pub(super) fn roll_back(&mut self, pods: &[usize]) {
         self.within = None;
         let Some(journal) = self.journal.take() else {
             return;
@@ -237,13 +243,18 @@ impl<'w> Solver<'w> {
             let there = there.get(role).copied().unwrap_or(0);
             let needed = minimum.saturating_sub(there) as usize;
             let of_role = |pod: &&usize| self.demands[self.pods[**pod].demand].shape.role() == role;
-            let chosen: Vec<usize> = pods.iter().filter(of_role).take(needed).copied().collect();
-            let left = self.place_rest(&chosen);
-            let placed = chosen.len() - left.len();
+            let of_role: Vec<usize> = pods.iter().filter(of_role).copied().collect();
+            // Members of a role may differ: where one cannot be placed, another may.
+            let mut placed = 0;
+            let mut stuck = None;
+            for (demand, list) in self.by_demand(&of_role) {
+                let chosen = &list[..list.len().min(needed - placed)];
+                let left = self.place_all(demand, chosen);
+                placed += chosen.len() - left.len();
+                stuck = stuck.or_else(|| left.first().copied());
+            }
             if placed < needed {
-                let because = left
-                    .first()
-                    .map(|pod| Box::new(self.not_served(self.pods[*pod].demand)));
+                let because = stuck.map(|pod| Box::new(self.not_served(self.pods[pod].demand)));
                 let placed = there + placed as u32;
                 return Err(Lacking {
                     role: role.clone(),
@@ -258,6 +269,13 @@ impl<'w> Solver<'w> {
 
     /// Places what is not placed yet of these pods; gives back those that found no place.
     fn place_rest(&mut self, pods: &[usize]) -> Vec<usize> {
+        (self.by_demand(pods).into_iter())
+            .flat_map(|(demand, pods)| self.place_all(demand, &pods))
+            .collect()
+    }
+
+    /// Those of these pods that are not placed yet, by demand, in the order in which they come.
+    fn by_demand(&self, pods: &[usize]) -> Vec<(usize, Vec<usize>)> {
         let mut by_demand: Vec<(usize, Vec<usize>)> = Vec::new();
         for pod in pods.iter().filter(|pod| !self.placed.contains_key(pod)) {
             let demand = self.pods[*pod].demand;
@@ -267,9 +285,6 @@ impl<'w> Solver<'w> {
             }
         }
         by_demand
-            .into_iter()
-            .flat_map(|(demand, pods)| self.place_all(demand, &pods))
-            .collect()
     }
 
     /// Score of everything that is planned now.
@@ -284,16 +299,12 @@ impl<'w> Solver<'w> {
             .fold(Money(0), |sum, part| sum + part)
     }
 
+    /// What the pods put on a node that is there cost: its start, and the longest wait.
     fn waiting(&self, existing: &Existing<'w>, bin: &Bin<'w>) -> Money {
-        let mut first = First::Pod;
-        bin.pods.iter().fold(Money(0), |sum, pod| {
-            let timing = existing.timing(
-                &self.demands[self.pods[*pod].demand],
-                &self.world.policy.priors,
-            );
-            let score = existing.score(&timing, first);
-            first = First::No;
-            sum + score.total()
-        })
+        if bin.pods.is_empty() {
+            return Money(0);
+        }
+        existing.price.over(existing.life + existing.waited)
+            + existing.value_of_time.over(existing.waited)
     }
 }

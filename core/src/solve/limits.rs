@@ -30,8 +30,12 @@ impl Solver<'_> {
             };
             let used = |resource: &str| match resource {
                 NODES => nodes().count() as i64,
+                // A limit counts machines, also where a node says only what pods can have of one.
                 _ => nodes()
-                    .map(|node| node.allocatable.of(resource))
+                    .map(|node| match market.kind_of(node) {
+                        Some(kind) => kind.capacity.of(resource),
+                        None => node.allocatable.of(resource),
+                    })
                     .fold(0, i64::saturating_add),
             };
             let rows = pool
@@ -66,10 +70,10 @@ impl Solver<'_> {
             let old = instead.filter(|old| market.candidates[*old].pool == candidate.pool);
             old.map_or(0, |old| takes(market, old, resource))
         };
-        limit
-            .rows
-            .iter()
-            .all(|(name, used, most)| used - own(name) + takes(market, c, name) <= *most)
+        limit.rows.iter().all(|(name, used, most)| {
+            let takes = takes(market, c, name);
+            takes == 0 || used - own(name) + takes <= *most
+        })
     }
 
     /// Takes one candidate's use of limits and budgets away and adds another's.
@@ -90,15 +94,18 @@ impl Solver<'_> {
         }
     }
 
-    /// Whether enough different types stay possible for pools that ask for a choice.
-    pub(super) fn flexible(&self, mask: &Bits, others: &[&Bits]) -> bool {
+    /// Candidates of pools that ask for a choice and would not have it among `mask` and `others`;
+    /// `None` when no pool asks.
+    pub(super) fn inflexible(&self, mask: &Bits, others: &[&Bits]) -> Option<Bits> {
         let market = &self.world.market;
-        let asks =
-            |pool: &crate::pool::NodePool| pool.requirements.iter().any(|r| r.min_values.is_some());
-        if !market.pools.iter().any(asks) {
-            return true;
+        let mut lacking: Option<Bits> = None;
+        for p in 0..market.pools.len() {
+            if why::too_few(market, p, mask, others).is_some() {
+                let none = || Bits::none(market.len());
+                lacking.get_or_insert_with(none).add(market.of_pool(p));
+            }
         }
-        why::too_few(market, mask, others).is_none()
+        lacking
     }
 }
 

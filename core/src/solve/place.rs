@@ -157,11 +157,11 @@ impl<'w> Solver<'w> {
                 for kind in kinds {
                     let mut all = masks.clone();
                     all.push(kind);
-                    if !self.flexible(&level.mask, &all) {
-                        continue;
-                    }
+                    let lacking = self.inflexible(&level.mask, &all);
                     let candidates = level.mask.meet(&all).filter(|c| {
-                        self.affordable(*c, None) && demand.claims_fit(&[], market.pool(*c))
+                        self.affordable(*c, None)
+                            && demand.claims_fit(&[], market.pool(*c))
+                            && !lacking.as_ref().is_some_and(|lacking| lacking.contains(*c))
                     });
                     if let Some(offer) = self.cheapest_each(demand, candidates, missing, left) {
                         return Some(Offer {
@@ -234,14 +234,27 @@ impl<'w> Solver<'w> {
 
     /// Opens a bin for an offer.
     fn open(&mut self, offer: &Offer) -> usize {
-        let b = self.bins.len();
         let mut mask = offer.kind.clone();
         mask.keep(&self.available);
+        self.open_bin(offer.best, mask)
+    }
+
+    /// Opens a bin that is meant to become candidate `c`, of that pool weight.
+    pub(super) fn open_as(&mut self, c: usize) -> usize {
+        let mut mask = self.world.market.tiers()[self.world.market.candidates[c].tier].clone();
+        mask.keep(&self.available);
+        self.open_bin(c, mask)
+    }
+
+    fn open_bin(&mut self, best: usize, mask: Bits) -> usize {
+        let b = self.bins.len();
         self.bins.push(Bin {
             kind: Kind::New(New {
+                wide: mask.clone(),
                 mask,
-                best: offer.best,
+                best,
                 score: Money(0),
+                sets: Vec::new(),
                 needs: Needs::default(),
                 exclusive: false,
             }),
@@ -251,7 +264,7 @@ impl<'w> Solver<'w> {
             claims: Vec::new(),
             pods: Vec::new(),
         });
-        self.charge(None, Some(offer.best));
+        self.charge(None, Some(best));
         b
     }
 

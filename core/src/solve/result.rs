@@ -17,8 +17,8 @@ impl<'w> Solver<'w> {
             .iter()
             .enumerate()
             .filter_map(|(b, bin)| match &bin.kind {
-                Kind::New(new) => Some((b, self.new_node(bin, new))),
-                Kind::Existing(_) => None,
+                Kind::New(new) if !bin.pods.is_empty() => Some((b, self.new_node(bin, new))),
+                _ => None,
             })
             .collect();
         nodes.sort_by(|(_, a), (_, b)| {

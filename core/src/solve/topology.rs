@@ -393,6 +393,14 @@ impl Tally {
         }
     }
 
+    /// Whether it depends on a node's host name which pods are counted.
+    pub(super) fn names_host(&self) -> bool {
+        let host = |term: &Term| term.0.iter().any(|e| e.key == label::HOSTNAME);
+        self.filter.as_ref().is_some_and(|filter| {
+            filter.selector.contains_key(label::HOSTNAME) || filter.affinity.iter().any(host)
+        })
+    }
+
     /// Whether the node's domain counts for the minimum of this spread.
     pub(super) fn eligible_at(&self, class: &Class, host: &str) -> bool {
         self.filter
@@ -431,8 +439,12 @@ pub(super) fn owners(
     pending: &[ShapeId],
 ) -> HashMap<ShapeId, Vec<usize>> {
     let mut owners: HashMap<ShapeId, Vec<usize>> = HashMap::new();
-    for (id, shape) in world.shapes.iter().enumerate() {
-        for term in &shape.anti_affinity {
+    let mut order: Vec<ShapeId> = (0..world.shapes.len())
+        .filter(|id| !world.shapes[*id].anti_affinity.is_empty())
+        .collect();
+    order.sort_by(|a, b| world.shapes[*a].cmp(&world.shapes[*b]));
+    for id in order {
+        for term in &world.shapes[id].anti_affinity {
             let concerns = pending.iter().any(|other| {
                 let other = &world.shapes[*other];
                 term.namespaces.contains(&other.namespace)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::bits::Bits;
 use crate::label::{Expression, Term};
 use crate::market::{Market, NodeTaints, offering_key, refused_by_wants, unavailable, untolerated};
+use crate::money::{HourlyPrice, Millis};
 use crate::pod::Shape;
 use crate::reason::{NotServed, Origin, Rejection, Tally};
 use crate::solve::Solver;
@@ -31,14 +32,27 @@ impl<'w> Solver<'w> {
             };
         };
         let mut nodes = Count::default();
+        let mut unsuitable: BTreeMap<usize, Rejection> = BTreeMap::new();
         for (b, bin) in self.bins.iter().enumerate() {
-            if let Kind::Existing(existing) = &bin.kind {
-                let why = self
-                    .refused_existing(demand, level, b, existing)
-                    .or_else(|| self.too_small(demand, &bin.amounts));
-                if let Some(why) = why {
-                    nodes.add(why, || existing.node.name.clone());
-                }
+            let Kind::Existing(existing) = &bin.kind else {
+                continue;
+            };
+            let leaving = existing.node.state == crate::node::NodeState::Leaving;
+            let why = if !leaving && !demand.suits(level, self.world, existing.class, existing.host)
+            {
+                let of_class = || self.unsuitable(demand, level, existing);
+                Some(
+                    unsuitable
+                        .entry(existing.class)
+                        .or_insert_with(of_class)
+                        .clone(),
+                )
+            } else {
+                self.refused_existing(demand, level, b, existing)
+                    .or_else(|| self.too_small(demand, &bin.amounts))
+            };
+            if let Some(why) = why {
+                nodes.add(why, || existing.node.name.clone());
             }
         }
         NotServed::NoCandidate {
@@ -49,39 +63,45 @@ impl<'w> Solver<'w> {
 
     fn not_bought(&self, demand: &Demand<'w>, level: &Level) -> Vec<(String, Vec<Tally>)> {
         let market = &self.world.market;
-        let numbers: BTreeMap<(usize, usize), usize> = market
-            .candidates
-            .iter()
-            .enumerate()
-            .map(|(c, of)| ((of.pool, of.offering), c))
-            .collect();
-        let mut order: Vec<usize> = (0..market.offerings.len()).collect();
-        order.sort_by_key(|o| {
-            (
-                market.offerings[*o].price,
-                offering_key(&market.types, &market.offerings[*o]),
-            )
-        });
-        let mut pools: Vec<(String, Vec<Tally>)> = Vec::new();
-        for (p, pool) in market.pools.iter().enumerate() {
-            let mut count = Count::default();
-            for o in &order {
-                let offering = &market.offerings[*o];
-                let why = match numbers.get(&(p, *o)) {
-                    None => market.refused(pool, offering),
-                    Some(c) => self.refused_candidate(demand, level, *c),
-                };
-                if let Some(why) = why {
-                    count.add(why, || offering_key(&market.types, offering).to_string());
-                }
+        let mut counts = self
+            .never_bought
+            .get_or_init(|| never_bought(market))
+            .clone();
+        for (c, candidate) in market.candidates.iter().enumerate() {
+            if let Some(why) = self.refused_candidate(demand, level, c) {
+                counts[candidate.pool].add(why, || market.key(c).to_string());
             }
-            pools.push((pool.name.clone(), count.tallies()));
         }
-        pools
+        let names = market.pools.iter().map(|pool| pool.name.clone());
+        names.zip(counts.into_iter().map(Count::tallies)).collect()
     }
 
     /// Why a new node of candidate `c` cannot take a pod of this demand, if so.
     fn refused_candidate(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
+        let market = &self.world.market;
+        let unfit = if level.mask.contains(c) {
+            None
+        } else {
+            self.unfit(demand, level, c)
+        };
+        unfit
+            .or_else(|| self.too_small(demand, market.room(c)))
+            .or_else(|| unavailable(market.offering(c), self.world.now))
+            .or_else(|| self.unaffordable(c))
+            .or_else(|| self.unrelated(demand, level, c))
+            .or_else(|| {
+                let limits = &market.pool(c).volume_limits;
+                let (driver, limit) = super::bins::over_limit(&[], demand, limits)?;
+                Some(Rejection::AttachLimit {
+                    driver: driver.to_owned(),
+                    limit,
+                })
+            })
+            .or_else(|| self.unvaried(demand, level, c))
+    }
+
+    /// Why candidate `c` is none for this demand, whatever its size.
+    fn unfit(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
         let (market, shape) = (&self.world.market, demand.shape);
         if let Some(taint) =
             untolerated(&market.pool(c).taints, &shape.tolerations, NodeTaints::Hard)
@@ -99,27 +119,25 @@ impl<'w> Solver<'w> {
             })
         });
         by_label
+            .or_else(|| refused_by_wants(&shape.wants, &market.machine(c), Origin::Pod))
             .or_else(|| {
-                refused_by_wants(
-                    &shape.wants,
-                    market.kind(c),
-                    market.offering(c),
-                    Origin::Pod,
-                )
+                level
+                    .preferred()
+                    .and_then(|term| unmatched_term(term, label))
             })
-            .or_else(|| self.too_small(demand, market.room(c)))
-            .or_else(|| unavailable(market.offering(c), self.world.now))
-            .or_else(|| self.unaffordable(c))
-            .or_else(|| self.unrelated(demand, level, c))
-            .or_else(|| {
-                let limits = &market.pool(c).volume_limits;
-                let (driver, limit) = super::bins::over_limit(&[], demand, limits)?;
-                Some(Rejection::AttachLimit {
-                    driver: driver.to_owned(),
-                    limit,
-                })
-            })
-            .or_else(|| too_few(market, &level.mask, &[&self.available]))
+    }
+
+    /// The choice that the pool of candidate `c` asks for and would not have.
+    fn unvaried(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
+        let market = &self.world.market;
+        let pool = &market.pool(c);
+        pool.requirements.iter().find_map(|r| r.min_values)?;
+        let mut roomy = Bits::all(market.len());
+        for (dim, amount) in &demand.asks {
+            roomy.keep(market.with_room(*dim, *amount)?);
+        }
+        let p = market.candidates[c].pool;
+        too_few(market, p, &level.mask, &[&self.available, &roomy])
     }
 
     fn unaffordable(&self, c: usize) -> Option<Rejection> {
@@ -132,7 +150,7 @@ impl<'w> Solver<'w> {
             .and_then(|limit| {
                 limit.rows.iter().find_map(|(name, used, most)| {
                     let adding = takes(market, c, name);
-                    (used + adding > *most).then(|| Rejection::PoolLimit {
+                    (adding > 0 && used + adding > *most).then(|| Rejection::PoolLimit {
                         resource: name.clone(),
                         used: *used,
                         adding,
@@ -292,61 +310,106 @@ fn any<'a>(terms: &[Term], label: impl Fn(&str) -> Option<&'a str> + Copy) -> bo
             .any(|t| !t.0.is_empty() && t.0.iter().all(|e| e.matches(label(&e.key))))
 }
 
-/// The first demand for a choice that the candidates left do not meet.
-pub(super) fn too_few(market: &Market, mask: &Bits, others: &[&Bits]) -> Option<Rejection> {
-    for (p, pool) in market.pools.iter().enumerate() {
-        for requirement in &pool.requirements {
-            let Some(wanted) = requirement.min_values else {
-                continue;
-            };
-            let key = &requirement.expression.key;
-            let mut all = others.to_vec();
-            all.push(market.of_pool(p));
-            let mut values: Vec<&str> = mask
-                .meet(&all)
-                .filter_map(|c| market.label(c, key))
-                .collect();
-            values.sort_unstable();
-            values.dedup();
-            let found = values.len() as u32;
-            if found < wanted {
-                return Some(Rejection::MinValues {
-                    key: key.clone(),
-                    wanted,
-                    found,
+/// The first demand of pool `p` for a choice that the candidates left do not meet.
+pub(super) fn too_few(
+    market: &Market,
+    p: usize,
+    mask: &Bits,
+    others: &[&Bits],
+) -> Option<Rejection> {
+    market.pools[p].requirements.iter().find_map(|requirement| {
+        let wanted = requirement.min_values?;
+        let key = &requirement.expression.key;
+        let mut all = others.to_vec();
+        all.push(market.of_pool(p));
+        let mut values: Vec<&str> = mask
+            .meet(&all)
+            .filter_map(|c| market.label(c, key))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        let found = values.len() as u32;
+        (found < wanted).then(|| Rejection::MinValues {
+            key: key.clone(),
+            wanted,
+            found,
+        })
+    })
+}
+
+/// What no pod is bought, by pool.
+fn never_bought(market: &Market) -> Vec<Count> {
+    let mut order: Vec<usize> = (0..market.offerings.len()).collect();
+    order.sort_by_cached_key(|o| {
+        (
+            market.offerings[*o].price,
+            offering_key(&market.types, &market.offerings[*o]),
+        )
+    });
+    let refused = market.refused();
+    let mut counts = vec![Count::default(); market.pools.len()];
+    for o in order {
+        for (count, why) in counts.iter_mut().zip(refused[o].iter()) {
+            if let Some(why) = why {
+                count.add(why.clone(), || {
+                    offering_key(&market.types, &market.offerings[o]).to_string()
                 });
             }
         }
     }
-    None
+    counts
 }
 
-/// Rejections with how often each occurs.
-#[derive(Default)]
-struct Count {
-    seen: BTreeMap<Rejection, (usize, String)>,
+/// Rejections with how often each occurs. Those that differ only in what was found count as one.
+#[derive(Clone, Default)]
+pub(crate) struct Count {
+    seen: BTreeMap<Rejection, Tally>,
 }
 
 impl Count {
     fn add(&mut self, rejection: Rejection, example: impl Fn() -> String) {
-        self.seen
-            .entry(rejection)
-            .or_insert_with(|| (0, example()))
-            .0 += 1;
+        let tally = self
+            .seen
+            .entry(essence(&rejection))
+            .or_insert_with(|| Tally {
+                rejection: rejection.clone(),
+                count: 0,
+                example: example(),
+            });
+        tally.count += 1;
+        // Of those that are too small, the largest says most.
+        let free = |rejection: &Rejection| match rejection {
+            Rejection::Resource { free, .. } => *free,
+            _ => 0,
+        };
+        if free(&rejection) > free(&tally.rejection) {
+            (tally.rejection, tally.example) = (rejection, example());
+        }
     }
 
     /// Most frequent first.
     fn tallies(self) -> Vec<Tally> {
-        let mut tallies: Vec<Tally> = self
-            .seen
-            .into_iter()
-            .map(|(rejection, (count, example))| Tally {
-                rejection,
-                count,
-                example,
-            })
-            .collect();
-        tallies.sort_by_key(|tally| std::cmp::Reverse(tally.count));
+        let mut tallies: Vec<Tally> = self.seen.into_values().collect();
+        tallies.sort_by(|a, b| (b.count, &a.rejection).cmp(&(a.count, &b.rejection)));
         tallies
     }
+}
+
+/// A rejection without what was found: what is the same for every candidate that it rejects.
+fn essence(rejection: &Rejection) -> Rejection {
+    let mut essence = rejection.clone();
+    match &mut essence {
+        Rejection::Price { price, .. } => *price = HourlyPrice(0),
+        Rejection::SpotWithoutDiscount { price, on_demand } => {
+            (*price, *on_demand) = Default::default();
+        }
+        Rejection::GpuSku { found, .. } | Rejection::Label { found, .. } => *found = None,
+        Rejection::GpuCount { found, .. } => *found = 0,
+        Rejection::Family { found, .. } => found.clear(),
+        Rejection::Resource { free, .. } => *free = 0,
+        Rejection::PoolLimit { used, adding, .. } => (*used, *adding) = (0, 0),
+        Rejection::Unavailable { until, .. } => *until = Millis(0),
+        _ => {}
+    }
+    essence
 }

@@ -1,6 +1,6 @@
 //! Whether nothing could have served the pods that a plan leaves unserved.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::amount::Resources;
 use crate::offer::{Offering, OfferingKey};
@@ -12,7 +12,7 @@ use crate::reason::{Candidate, NotServed};
 use super::fit::{self, Included};
 use super::relations::Relations;
 use super::spread::Skews;
-use super::state::{Site, State, demand};
+use super::state::{Site, State};
 use super::{Violation, purchase};
 
 /// Something that could be bought after the plan.
@@ -122,32 +122,35 @@ fn served_by(
             && relations.affinity(index, &site.labels).is_none()
             && skews.one_more(state, index, &site.labels).is_none()
     };
-    if let Some(site) = state.sites.iter().find(|site| takes(site)) {
+    // What one more pod leaves of the choice on a node being bought is the planner's to know.
+    let asks = |pool: &NodePool| pool.requirements.iter().any(|r| r.min_values.is_some());
+    let settled = |site: &Site<'_>| site.node.is_some() || !site.pool.is_some_and(asks);
+    if let Some(site) = (state.sites.iter()).find(|site| settled(site) && takes(site)) {
         return Some(Candidate::Node(match site.node {
             Some(node) => node.name.clone(),
             None => format!("{:?}", site.target),
         }));
     }
-    (for_sale.iter())
-        .find(|sold| {
-            takes(&sold.site)
-                && !worse_than_on_demand(state, sold)
-                && purchase::too_few(state, sold.pool, &[shape], &needs(shape, &sold.site))
-                    .is_none()
-        })
+    let able: Vec<&ForSale<'_>> = (for_sale.iter())
+        .filter(|sold| takes(&sold.site) && !worse_than_on_demand(state, sold))
+        .collect();
+    (able.iter())
+        .find(|sold| leaves_a_choice(&able, sold.pool))
         .map(|sold| Candidate::Offering {
             pool: sold.pool.name.clone(),
             offering: sold.key.clone(),
         })
 }
 
-/// What a new node must have for one such pod.
-fn needs(shape: &Shape, site: &Site<'_>) -> Resources {
-    let mut needs = demand(shape);
-    for daemon in &site.daemons {
-        needs.add(&demand(daemon));
-    }
-    needs
+/// Whether what could take the pod leaves as many different values as the pool asks for.
+fn leaves_a_choice(able: &[&ForSale<'_>], pool: &NodePool) -> bool {
+    pool.requirements.iter().all(|requirement| {
+        let values: BTreeSet<&String> = (able.iter())
+            .filter(|sold| sold.pool.name == pool.name)
+            .filter_map(|sold| sold.site.labels.get(&requirement.expression.key))
+            .collect();
+        (requirement.min_values).is_none_or(|wanted| values.len() >= wanted as usize)
+    })
 }
 
 /// Whether on-demand capacity of that machine costs no more, somewhere: such spot is not bought.
@@ -169,7 +172,7 @@ fn in_group_domain(state: &State<'_>, shape: &Shape, site: &Site<'_>) -> bool {
     let Some(key) = &group.same else { return true };
     let census = state.census(&group.key);
     site.labels.contains_key(key)
-        && (census.sites.iter())
+        && (census.placed_at.union(&census.bound_at))
             .all(|other| state.sites[*other].labels.get(key) == site.labels.get(key))
 }
 

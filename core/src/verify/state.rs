@@ -91,15 +91,11 @@ pub(super) struct Machine<'a> {
 pub(super) struct Census<'a> {
     pub(super) by_role: BTreeMap<&'a str, u32>,
     pub(super) placed: u32,
-    pub(super) sites: BTreeSet<usize>,
+    /// Nodes that some are placed on.
+    pub(super) placed_at: BTreeSet<usize>,
+    /// Nodes that some run on already.
+    pub(super) bound_at: BTreeSet<usize>,
 }
-
-/// Taints that are there only while a node comes up.
-const EPHEMERAL: [&str; 3] = [
-    "node.kubernetes.io/not-ready",
-    "node.kubernetes.io/unreachable",
-    "node.cloudprovider.kubernetes.io/uninitialized",
-];
 
 impl<'a> State<'a> {
     /// What `snapshot` becomes once `plan` is done. Placements that go nowhere are reported and left
@@ -193,7 +189,12 @@ impl<'a> State<'a> {
                 if shape.group.as_ref() == Some(group) && here.visible() > 0 {
                     *census.by_role.entry(shape.role()).or_default() += here.visible();
                     census.placed += here.placed;
-                    census.sites.insert(index);
+                    if here.placed > 0 {
+                        census.placed_at.insert(index);
+                    }
+                    if here.bound > 0 {
+                        census.bound_at.insert(index);
+                    }
                 }
             }
         }
@@ -431,17 +432,9 @@ fn times(amounts: &Resources, count: u32) -> Resources {
 
 /// The taints that count when planning: while a node comes up, not those that go away by themselves.
 fn planning_taints(node: &Node) -> Vec<&Taint> {
-    let coming_up = match node.state {
-        NodeState::Running | NodeState::Leaving => false,
-        NodeState::Starting { .. } | NodeState::InFlight { .. } | NodeState::Standby { .. } => true,
+    let lasting: &[Taint] = match node.state {
+        NodeState::Running | NodeState::Leaving => &node.startup_taints,
+        NodeState::Starting { .. } | NodeState::InFlight { .. } | NodeState::Standby { .. } => &[],
     };
-    let passes = |taint: &Taint| {
-        EPHEMERAL.contains(&taint.key.as_str())
-            || taint.key.starts_with("readiness.k8s.io/")
-            || (node.startup_taints.iter())
-                .any(|startup| startup.key == taint.key && startup.effect == taint.effect)
-    };
-    (node.taints.iter())
-        .filter(|taint| !(coming_up && passes(taint)))
-        .collect()
+    node.taints.iter().chain(lasting).collect()
 }

@@ -277,7 +277,6 @@ fn startup_taints_count_only_on_running_nodes() {
     ] {
         let world = one(|_| {});
         let mut node = world.node("n", "m.small", "a");
-        node.taints = vec![taint("agent"), taint("node.kubernetes.io/not-ready")];
         node.startup_taints = vec![taint("agent")];
         node.state = state;
         let plan = hand(world.with_node(node)).place(Target::Node("n".to_owned()), &["p"]);

@@ -3,6 +3,8 @@
 //! The defaults are dull on purpose: one pool `default` that may buy anything, value of time zero, all
 //! types equally slow to come up, every type sold on demand in the zones `a` and `b`.
 
+use std::fmt;
+
 use headstart_core::amount::{CPU, MEMORY, NVIDIA_GPU, PODS, Resources};
 use headstart_core::label::{self, Effect, Expression, Labels, Operator, Taint, Term, Toleration};
 use headstart_core::money::{HourlyPrice, Millis};
@@ -22,8 +24,8 @@ use headstart_core::snapshot::{Policy, Snapshot};
 /// A GiB in bytes.
 pub(crate) const GIB: i64 = 1 << 30;
 
-/// A snapshot and the rules to plan it by.
-#[derive(Clone, Debug, Default)]
+/// A snapshot and the rules to plan it by. Its debug text leaves out what is empty.
+#[derive(Clone, Default)]
 pub(crate) struct World {
     pub(crate) snapshot: Snapshot,
     pub(crate) policy: Policy,
@@ -137,6 +139,45 @@ impl World {
             disruption: NodeDisruption::default(),
         }
     }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = &self.snapshot;
+        writeln!(f, "preferences: {:?}", self.policy.preferences)?;
+        let lines = (snapshot.pods.iter().map(|x| format!("{x:?}")))
+            .chain(snapshot.groups.iter().map(|x| format!("{x:?}")))
+            .chain(snapshot.daemons.iter().map(|x| format!("daemon {x:?}")))
+            .chain(snapshot.nodes.iter().map(|x| format!("{x:?}")))
+            .chain(snapshot.pools.iter().map(|x| format!("{x:?}")));
+        for line in lines {
+            writeln!(f, "{}", without_empty_fields(&line))?;
+        }
+        for offering in &snapshot.offerings {
+            let kind = &snapshot.types[offering.instance_type];
+            let what = (&kind.name, &offering.zone, offering.capacity_type);
+            let state = (&offering.availability, offering.launch_budget);
+            writeln!(f, "{what:?} at {} {state:?}", offering.price)?;
+        }
+        Ok(())
+    }
+}
+
+/// The text without fields that hold nothing.
+fn without_empty_fields(text: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for field in text.split(", ") {
+        let empty = ["[]", "{}", "None", "Term([])", "Resources({})"];
+        let is_empty = |field: &str| {
+            field
+                .split_once(": ")
+                .is_some_and(|(_, value)| empty.contains(&value))
+        };
+        if !is_empty(field) {
+            kept.push(field);
+        }
+    }
+    kept.join(", ")
 }
 
 /// A type with that many cores and GiB, and room for 110 pods. Its family is what is before the dot.

@@ -17,7 +17,7 @@ use headstart_containerd as containerd;
 use headstart_containerd::Depth;
 use headstart_core::digest::Expected;
 use headstart_registry::{ImageRef, Platform, Registries, ResolveError, Resolved, Secret};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 
 use self::layer::Layers;
 use super::objects::Tally;
@@ -47,6 +47,27 @@ pub(crate) struct Images {
     pub(crate) runtime: Option<RuntimeAt>,
     /// How deep an image is brought; by what it needs when absent.
     pub(crate) depth: Option<Depth>,
+    pub(crate) unpackers: Unpackers,
+}
+
+/// How many layers are unpacked at once. Each has a process and a part of the stream buffer, so
+/// this bounds the memory of a job, however many images it has.
+pub(crate) struct Unpackers {
+    of_an_image: usize,
+    all: Semaphore,
+}
+
+impl Unpackers {
+    /// As many for one image as this machine has cores, up to eight.
+    pub(crate) fn of_this_machine() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let of_an_image = cores.clamp(2, 8);
+        Self {
+            of_an_image,
+            // An image whose registry has stopped leaves as many to the others.
+            all: Semaphore::new(2 * of_an_image),
+        }
+    }
 }
 
 /// A container runtime, connected to when the first image needs it.
@@ -134,6 +155,7 @@ pub(crate) async fn warm(
         job,
         item,
         registries: &images.registries,
+        unpackers: &images.unpackers,
         resolved: &resolved,
         tally,
         unpack_wait: Arc::default(),
@@ -276,14 +298,13 @@ async fn land_layers(layers: &Layers<'_>, landing: &mut dyn Landing) -> Result<(
     }
     let size = |layer: usize| layers.resolved.layers[layer].descriptor.size;
     order.sort_by_key(|(layer, ..)| std::cmp::Reverse(size(*layer)));
-    let at_once = std::thread::available_parallelism().map_or(2, usize::from);
     let (unpacked, mut arrived) = mpsc::unbounded_channel();
     let mut arriving =
         stream::iter(order)
             .map(|(layer, staged, style)| async move {
                 (layer, layers.bring(layer, staged, style).await)
             })
-            .buffer_unordered(at_once.clamp(2, 8));
+            .buffer_unordered(layers.unpackers.of_an_image);
     // Beside landing, so that nothing waits to be fetched while a layer reaches the disk.
     let bringing = async {
         while let Some(brought) = arriving.next().await {

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::bed::{Bed, Ran, files_below, text_of};
+use crate::bed::{Bed, Ran, end, files_below, text_of, until};
 
 struct Site {
     bed: Bed,
@@ -489,4 +490,54 @@ async fn a_registry_with_a_private_address_must_be_allowed() {
         "{line}"
     );
     assert_eq!(site.registry.log().count(|_| true), 0);
+}
+
+/// Processes whose parent is `parent`.
+fn children(parent: u32) -> usize {
+    let is_one = |id: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        // After the name, which may hold anything: the state, then the parent.
+        let mut fields = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
+        fields.nth(1).and_then(|id| id.parse().ok()) == Some(parent)
+    };
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let ids = processes.map(|entry| entry.unwrap().file_name());
+    ids.filter(|id| is_one(&id.to_string_lossy())).count()
+}
+
+#[tokio::test]
+async fn many_images_at_once_are_unpacked_by_few_processes() {
+    let site = Site::new(Options::default()).await;
+    let images: Vec<String> = (0..9)
+        .map(|seed| {
+            let image = Image::make(&Recipe::trees(seed, 3, 10_000)).unwrap();
+            for layer in &image.blobs[1..] {
+                let blob = When::path(&layer.digest.to_string());
+                site.registry.faults().add(blob, Fault::Status(503));
+            }
+            site.put(&format!("app{seed}"), &image)
+        })
+        .collect();
+    let host = site.registry.host();
+    let mut agent = site
+        .bed
+        .warming(&["--plain-http", &host, "--patience", "1"]);
+    agent.arg("--image").args(&images);
+    let started = Instant::now();
+    let child = agent.spawn().unwrap();
+    let id = child.id().unwrap();
+    let mut most = 0;
+    let ended = tokio::spawn(end(child, started));
+    until("the agent has ended", || {
+        most = most.max(children(id));
+        ended.is_finished()
+    })
+    .await;
+    ended.await.unwrap().exits(4);
+    // Two images with two to eight each.
+    assert!((2..=16).contains(&most), "{most} at once");
 }

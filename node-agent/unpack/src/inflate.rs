@@ -274,3 +274,6 @@ impl Read for Feed {
         Ok(length)
     }
 }
+
+#[cfg(test)]
+mod tests;

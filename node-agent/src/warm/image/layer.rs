@@ -12,6 +12,7 @@ use headstart_transfer::FetchError;
 use headstart_transfer::source::Blob;
 use headstart_unpack::{Child, Limits, Request, Style, UnpackError, Unpacked};
 
+use super::Unpackers;
 use crate::cli::Own;
 use crate::warm::objects::Tally;
 use crate::warm::{ItemError, Job, blocking};
@@ -29,6 +30,7 @@ pub(crate) struct Layers<'a> {
     /// As asked for.
     pub(crate) item: &'a str,
     pub(crate) registries: &'a Registries,
+    pub(crate) unpackers: &'a Unpackers,
     pub(crate) resolved: &'a Resolved,
     pub(crate) tally: &'a Tally,
     /// Microseconds that fetching waited for unpacking.
@@ -74,6 +76,8 @@ impl Layers<'_> {
         style: Style,
     ) -> Result<Unpacked, ItemError> {
         let layer = &self.resolved.layers[layer];
+        let turn = self.unpackers.all.acquire().await;
+        let _turn = turn.expect("it is never closed");
         let mut tries = 1;
         loop {
             match self.try_to_bring(layer, &staging, style).await {

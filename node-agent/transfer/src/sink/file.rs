@@ -33,7 +33,7 @@ use crate::source::Blob;
 const SYNC_EVERY: u64 = 64 << 20;
 
 /// Bytes read back at once when the hash catches up.
-const READ_BACK: usize = 1 << 20;
+const READ_BACK: usize = 256 << 10;
 
 /// How long to wait for the lock on a partial file: a transfer that was just cancelled holds it
 /// until its last write is over.

@@ -1,0 +1,155 @@
+//! Kubernetes manifests, as a person keeps them or a cluster gives them out, and what they mean to the
+//! planner.
+//!
+//! Everything is read before anything is judged: all problems of all files come together, each with
+//! file, object, field, what was found and what to write. What is left out or assumed is a note.
+//! Nothing here panics on any input, reads a clock or opens a file. The order of files changes
+//! nothing.
+
+#![allow(dead_code, reason = "the command that reads manifests comes next")]
+
+use std::collections::BTreeMap;
+
+use headstart_core::cache::Inventory;
+use headstart_core::money::Millis;
+use headstart_core::pod::{Group, Pod, Shape};
+use headstart_core::pool::NodePool;
+use headstart_core::snapshot::{PodBudget, Snapshot, Wish};
+
+use self::cluster::Cluster;
+use self::finding::Findings;
+pub(crate) use self::finding::{Note, Problem};
+use self::gang::Gangs;
+use self::live::Live;
+use self::object::Objects;
+use self::workload::Maker;
+
+mod affinity;
+mod alias;
+mod annotation;
+mod budget;
+mod cache;
+mod cluster;
+mod finding;
+mod gang;
+mod item;
+mod job;
+mod live;
+mod lws;
+mod node;
+mod object;
+mod pods;
+mod pool;
+mod ray;
+mod recognise;
+mod requests;
+mod select;
+mod shape;
+mod shell;
+mod source;
+mod volume;
+mod workload;
+
+/// What manifests say, ready to be planned with.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifests {
+    pods: Vec<Pod>,
+    groups: Vec<Group>,
+    daemons: Vec<Shape>,
+    nodes: Vec<node::Seen>,
+    inventories: BTreeMap<String, Inventory>,
+    pools: Vec<NodePool>,
+    pod_budgets: Vec<PodBudget>,
+    wishes: Vec<Wish>,
+    notes: Vec<Note>,
+}
+
+/// Reads files, each with the name that messages give it.
+///
+/// # Errors
+/// All problems of all files, by place.
+pub(crate) fn read<N, B>(sources: &[(N, B)]) -> Result<Manifests, Vec<Problem>>
+where
+    N: AsRef<str>,
+    B: AsRef<[u8]>,
+{
+    let findings = Findings::default();
+    let mut documents = Vec::new();
+    for (name, bytes) in sources {
+        documents.extend(source::documents(name.as_ref(), bytes.as_ref(), &findings));
+    }
+    let objects = Objects::read(documents, &findings);
+    let cluster = Cluster::of(&objects);
+    let live = Live::of(&objects.pods);
+    let mut maker = Maker {
+        objects: &objects,
+        cluster: &cluster,
+        findings: &findings,
+        live: &live,
+        pods: Vec::new(),
+        daemons: Vec::new(),
+        gangs: Gangs::default(),
+        owned: BTreeMap::new(),
+    };
+    maker.workloads();
+    maker.existing();
+    let Maker {
+        mut pods,
+        mut daemons,
+        gangs,
+        ..
+    } = maker;
+    pods.sort_by(|a, b| a.key.cmp(&b.key));
+    daemons.sort();
+    let pools = pool::all(&objects.node_pools, &findings);
+    let manifests = Manifests {
+        groups: gangs.into_groups(),
+        nodes: node::all(&objects, &pools, &findings),
+        inventories: cache::inventories(&objects.node_caches, &findings),
+        pod_budgets: budget::all(&objects.pod_budgets, &pods, &findings),
+        wishes: cache::wishes(&objects.prefetches, &findings),
+        pods,
+        daemons,
+        pools,
+        notes: Vec::new(),
+    };
+    match findings.into_parts() {
+        (problems, notes) if problems.is_empty() => Ok(Manifests { notes, ..manifests }),
+        (problems, _) => Err(problems),
+    }
+}
+
+impl Manifests {
+    /// What was left out or assumed, by place.
+    pub(crate) fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// The snapshot at `now`, without what manifests do not say: instance types, offerings, sizes of
+    /// items. What nobody has created or reported yet counts as created and reported now.
+    pub(crate) fn into_snapshot(self, now: Millis) -> Snapshot {
+        let or_now = |time| if time == Millis(0) { now } else { time };
+        let mut snapshot = Snapshot {
+            now,
+            pods: self.pods,
+            groups: self.groups,
+            daemons: self.daemons,
+            nodes: self.nodes.into_iter().map(|node| node.at(now)).collect(),
+            inventories: self.inventories,
+            pools: self.pools,
+            pod_budgets: self.pod_budgets,
+            wishes: self.wishes,
+            ..Snapshot::default()
+        };
+        for pod in &mut snapshot.pods {
+            pod.created = or_now(pod.created);
+        }
+        for inventory in snapshot.inventories.values_mut() {
+            inventory.observed = or_now(inventory.observed);
+        }
+        snapshot
+    }
+}
+
+#[cfg(test)]
+mod tests;
