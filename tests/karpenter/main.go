@@ -68,5 +68,9 @@ func solveFile(path string, out *os.File) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(outcome)
+	encoder := json.NewEncoder(out)
+	if err := encoder.Encode(outcome); err != nil {
+		return err
+	}
+	return encoder.Encode(Usage{Total: cpu(), PeakBytes: peak()})
 }

@@ -34,14 +34,21 @@ type Outcome struct {
 	Solve float64 `json:"solve"`
 	// SolveWall is the wall time of planning, in seconds.
 	SolveWall float64 `json:"solveWall"`
-	// PeakBytes is the most memory the process had resident.
-	PeakBytes int64 `json:"peakBytes"`
 	// Nodes to buy.
 	Nodes []Bought `json:"nodes"`
 	// Existing nodes that get pods.
 	Existing []Existing `json:"existing"`
 	// Unplaced pods, with a reason.
 	Unplaced map[string]string `json:"unplaced"`
+}
+
+// Usage is what the whole process used, start-up, reading and writing included: a line of its own after
+// the outcome.
+type Usage struct {
+	// Total is CPU seconds.
+	Total float64 `json:"total"`
+	// PeakBytes is the most memory that was resident.
+	PeakBytes int64 `json:"peakBytes"`
 }
 
 // Bought is a node to buy: the cheapest of all types and offerings that are left for it.
@@ -91,7 +98,6 @@ func solve(scenario *Scenario) (*Outcome, error) {
 	for pod, why := range results.PodErrors {
 		outcome.Unplaced[client.ObjectKeyFromObject(pod).String()] = why.Error()
 	}
-	outcome.PeakBytes = peak()
 	return outcome, nil
 }
 
