@@ -26,14 +26,14 @@ pub(crate) struct Outcome {
     pub(crate) solve: f64,
     /// Planning, in seconds of wall time.
     pub(crate) solve_wall: f64,
-    nodes: Option<Vec<Bought>>,
-    existing: Option<Vec<Existing>>,
-    unplaced: BTreeMap<String, String>,
+    pub(crate) nodes: Option<Vec<Bought>>,
+    pub(crate) existing: Option<Vec<Existing>>,
+    pub(crate) unplaced: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Bought {
+pub(crate) struct Bought {
     pool: String,
     #[serde(rename = "type")]
     kind: String,
@@ -44,7 +44,7 @@ struct Bought {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Existing {
+pub(crate) struct Existing {
     node: String,
     pods: Vec<String>,
 }

@@ -257,7 +257,7 @@ fn sell(snapshot: &mut Snapshot, kind: InstanceType, milli_usd: u64) {
                 zone: zone.to_owned(),
                 capacity_type,
                 price: HourlyPrice(milli_usd * if spot { 350 + 50 * z as u64 } else { 1000 }),
-                interruptions_per_1000_h: if spot { 5 } else { 0 },
+                interruptions_per_million_h: if spot { 183 } else { 0 },
                 availability: match number % 9 {
                     8 => Availability::Until {
                         until: Millis::from_secs(2_000_000),

@@ -227,7 +227,7 @@ pub(crate) fn read(text: &str) -> Result<(Snapshot, Policy), Error> {
                 zone: sold.zone.clone(),
                 capacity_type: sold.capacity_type.parse()?,
                 price: HourlyPrice::from_usd(sold.price)?,
-                interruptions_per_1000_h: 0,
+                interruptions_per_million_h: 0,
                 availability: match sold.available {
                     true => Availability::Available,
                     false => Availability::Until {

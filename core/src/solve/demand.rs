@@ -363,13 +363,9 @@ fn level(
         mask.keep(&market.compatible(shape, NodeTaints::All));
     }
     // The heaviest preference that is left counts as required; heavier ones were given up before.
-    let prefers = heaviest(
-        &shape.preferred_node_affinity,
-        obeyed.node_affinity,
-        Order::LightestLast,
-    )
-    .first()
-    .map(|term| (*term).clone());
+    let prefers = lightest(&shape.preferred_node_affinity, obeyed.node_affinity)
+        .first()
+        .map(|term| (*term).clone());
     if let Some(term) = &prefers {
         mask.keep(&market.satisfying_term(term));
     }
@@ -383,20 +379,12 @@ fn level(
             rule,
         });
     };
-    let preferred = heaviest(
-        &shape.preferred_affinity,
-        obeyed.affinity,
-        Order::HeaviestFirst,
-    );
+    let preferred = lightest(&shape.preferred_affinity, obeyed.affinity);
     for term in shape.affinity.iter().chain(preferred) {
         let tally = topology.term(term, market);
         relate(tally, Rule::Affinity, topology);
     }
-    let preferred = heaviest(
-        &shape.preferred_anti_affinity,
-        obeyed.anti_affinity,
-        Order::HeaviestFirst,
-    );
+    let preferred = lightest(&shape.preferred_anti_affinity, obeyed.anti_affinity);
     for term in shape.anti_affinity.iter().chain(preferred) {
         let tally = topology.term(term, market);
         relate(tally, Rule::AntiAffinity, topology);
@@ -429,25 +417,15 @@ fn level(
     }
 }
 
-/// Which of weighted terms are obeyed while `count` of them are.
-enum Order {
-    /// Given up lightest first.
-    HeaviestFirst,
-    /// Given up heaviest first.
-    LightestLast,
-}
-
-fn heaviest<T>(terms: &[(i32, T)], count: usize, order: Order) -> Vec<&T> {
+/// The `count` lightest of weighted terms, heaviest first. The heaviest is given up first: one that
+/// cannot be met would otherwise take all lighter ones with it.
+fn lightest<T>(terms: &[(i32, T)], count: usize) -> Vec<&T> {
     let mut sorted: Vec<&(i32, T)> = terms.iter().collect();
     sorted.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
-    let skip = match order {
-        Order::HeaviestFirst => 0,
-        Order::LightestLast => terms.len() - count,
-    };
+    let given_up = terms.len() - count;
     sorted
         .into_iter()
-        .skip(skip)
-        .take(count)
+        .skip(given_up)
         .map(|(_, term)| term)
         .collect()
 }
