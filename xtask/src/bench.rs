@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::cargo;
 
 pub(crate) mod image;
+pub(crate) mod plan;
 mod transfer;
 
 /// What to measure.
@@ -21,6 +22,8 @@ pub(crate) enum Bench {
     },
     /// An image into containerd beside its own pull and podman's
     Image(image::Args),
+    /// The planner beside Karpenter's scheduling simulation
+    Plan(plan::Args),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
@@ -43,5 +46,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
             })
         }
         Bench::Image(args) => image::run(args),
+        Bench::Plan(args) => plan::run(args),
     }
 }
