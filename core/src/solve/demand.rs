@@ -398,7 +398,7 @@ fn level(
             soft -= 1;
         }
         let tally = topology.spread(spread, shape, market);
-        let eligible = eligible(world, topology, tally, available, &mask);
+        let eligible = eligible(world, topology, tally, available, base);
         let rule = Rule::Spread {
             max_skew: spread.max_skew.max(1),
             min_domains: spread.min_domains,

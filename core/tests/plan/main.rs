@@ -2,6 +2,6 @@
 
 mod generated;
 mod judge;
+mod promises;
 mod properties;
-#[expect(dead_code, reason = "the tests of the planner use the rest")]
 mod world;

@@ -1,0 +1,276 @@
+//! How pods share nodes, and nodes that are there already.
+
+use headstart_core::amount::{Container, PODS, Resources, Role, pod_requests};
+use headstart_core::label;
+use headstart_core::money::Millis;
+use headstart_core::node::{Node, NodeState};
+use headstart_core::plan::Target;
+use headstart_core::pod::{Eviction, HostPort, Owner, Pod, Shape};
+use headstart_core::pool::GpuPacking;
+
+use super::planned;
+use crate::world::{Answers, World, gpu_kind, gpus, kind, on, pod, replicas, requests, taint};
+
+fn port(number: u16) -> HostPort {
+    HostPort {
+        address: "0.0.0.0".to_owned(),
+        protocol: "TCP".to_owned(),
+        port: number,
+    }
+}
+
+fn daemon(change: impl FnOnce(&mut Shape)) -> Shape {
+    pod("daemon", |s| {
+        s.owner = Some(Owner {
+            kind: "DaemonSet".to_owned(),
+            name: "agent".to_owned(),
+        });
+        s.eviction = Eviction::Daemon;
+        change(s);
+    })
+    .shape
+}
+
+fn node_in(state: NodeState, name: &str) -> Node {
+    Node {
+        state,
+        ..World::usual().node(name, "m.small", "a")
+    }
+}
+
+/// 22
+#[test]
+fn small_pods_share_the_smallest_node_that_takes_them_and_large_ones_fill_up() {
+    let world = World::usual().with(replicas("p", 2, |s| s.requests = requests(500, 1)));
+    assert_eq!(planned(&world).types(), ["m.small"]);
+    let mixed = World::usual().with(
+        [pod("large", |s| s.requests = requests(6000, 8))]
+            .into_iter()
+            .chain(replicas("small", 4, |s| s.requests = requests(500, 1))),
+    );
+    let plan = planned(&mixed);
+    assert_eq!(plan.types(), ["m.large"]);
+}
+
+/// 23
+#[test]
+fn a_node_opens_when_any_resource_or_the_number_of_pods_is_used_up() {
+    let mut few = kind("m.few", 8, 32);
+    few.capacity.set(PODS, 3);
+    let world =
+        World::selling([(few, 0.40)]).with(replicas("p", 4, |s| s.requests = requests(100, 1)));
+    assert_eq!(planned(&world).nodes.len(), 2);
+    let memory = World::usual().with(replicas("p", 2, |s| s.requests = requests(100, 20)));
+    assert_eq!(planned(&memory).types(), ["m.large"; 2]);
+}
+
+/// 24, 25, 26
+#[test]
+fn init_containers_sidecars_pod_level_resources_and_overhead_count_as_the_kubelet_counts() {
+    let of = |millicores, role| Container {
+        requests: requests(millicores, 1),
+        role,
+    };
+    let none = Resources::new();
+    let containers = [
+        of(500, Role::Sidecar),
+        of(3000, Role::Init),
+        of(1000, Role::Main),
+    ];
+    let overhead = requests(250, 0);
+    let asks = |requests: Resources| {
+        planned(&World::usual().with([pod("p", |s| s.requests = requests)])).types()[0].to_owned()
+    };
+    assert_eq!(asks(pod_requests(&containers, &none, &none)), "m.large");
+    assert_eq!(
+        asks(pod_requests(&containers[2..], &none, &none)),
+        "m.small"
+    );
+    assert_eq!(
+        asks(pod_requests(&containers, &requests(2000, 1), &none)),
+        "m.small"
+    );
+    assert_eq!(
+        asks(pod_requests(&containers, &requests(2000, 1), &overhead)),
+        "m.large"
+    );
+}
+
+/// 27
+#[test]
+fn a_request_of_zero_breaks_nothing() {
+    let world = World::usual().with(replicas("p", 3, |s| {
+        s.requests = Resources::new();
+        s.requests.set("example.com/none", 0);
+    }));
+    assert_eq!(planned(&world).types(), ["m.small"]);
+}
+
+/// 28
+#[test]
+fn a_pod_larger_than_every_type_is_refused_and_blocks_no_other() {
+    let world = World::usual().with([
+        pod("huge", |s| s.requests = requests(100_000, 1)),
+        pod("p", |_| {}),
+    ]);
+    let plan = planned(&world);
+    plan.refusal("huge");
+    assert_eq!(plan.types(), ["m.small"]);
+}
+
+/// 29
+#[test]
+fn host_ports_part_pods_and_those_of_daemons_count_where_the_daemon_would_run() {
+    let with_port = |name: &str, number| {
+        pod(name, move |s| {
+            s.requests = requests(100, 1);
+            s.host_ports.insert(port(number));
+        })
+    };
+    let world = World::usual().with([with_port("a", 80), with_port("b", 80), with_port("c", 81)]);
+    let plan = planned(&world);
+    assert_eq!(plan.nodes.len(), 2);
+    assert!(!plan.together(&["a", "b"]));
+    let taken = World::usual().with([with_port("a", 80)]).but(|snapshot| {
+        snapshot.daemons.push(daemon(|s| {
+            s.host_ports.insert(port(80));
+            s.node_selector
+                .insert(label::INSTANCE_TYPE.to_owned(), "m.small".to_owned());
+        }));
+    });
+    assert_eq!(planned(&taken).types(), ["m.large"]);
+}
+
+/// 31, 32
+#[test]
+fn no_second_node_is_bought_while_one_on_its_way_takes_the_pod() {
+    let expected = Millis::from_secs(1_000_060);
+    let on_its_way =
+        || World::usual().with_node(node_in(NodeState::InFlight { expected }, "claim"));
+    let plan = planned(&on_its_way().with([pod("p", |_| {})]));
+    assert_eq!(plan.target("p"), Some(&Target::Node("claim".to_owned())));
+    let selected = on_its_way().with([pod("p", |s| {
+        s.node_selector
+            .insert(label::ZONE.to_owned(), "a".to_owned());
+    })]);
+    assert!(planned(&selected).nodes.is_empty());
+    let too_large = on_its_way().with([pod("p", |s| s.requests = requests(4000, 1))]);
+    assert_eq!(planned(&too_large).nodes.len(), 1);
+    let elsewhere = on_its_way().with([pod("p", |s| {
+        s.node_selector
+            .insert(label::ZONE.to_owned(), "b".to_owned());
+    })]);
+    assert_eq!(planned(&elsewhere).nodes.len(), 1);
+    let leaving = World::usual()
+        .with_node(node_in(NodeState::Leaving, "old"))
+        .with([pod("p", |_| {})]);
+    assert_eq!(planned(&leaving).nodes.len(), 1);
+}
+
+/// 33
+#[test]
+fn a_node_of_other_origin_is_used_before_one_is_bought() {
+    let mut foreign = World::usual().node("byhand", "m.small", "a");
+    (foreign.pool, foreign.offering, foreign.price) = (None, None, None);
+    let world = World::usual().with_node(foreign).with([pod("p", |_| {})]);
+    assert_eq!(
+        planned(&world).target("p"),
+        Some(&Target::Node("byhand".to_owned()))
+    );
+}
+
+/// 34
+#[test]
+fn a_node_that_runs_is_preferred_to_one_that_is_starting() {
+    let expected = Millis::from_secs(1_000_060);
+    let world = World::usual()
+        .with_node(node_in(NodeState::Starting { expected }, "a-starting"))
+        .with_node(node_in(NodeState::Running, "b-running"))
+        .with([pod("p", |_| {})]);
+    assert_eq!(
+        planned(&world).target("p"),
+        Some(&Target::Node("b-running".to_owned()))
+    );
+}
+
+/// 35, 84
+#[test]
+fn a_gpu_node_whose_gpus_are_not_allocatable_yet_is_upcoming_and_no_second_one_is_bought() {
+    let world = World::selling([(gpu_kind("g.one", 4, 16, "L4", 1), 1.0)]);
+    let mut node = world.node("n", "g.one", "a");
+    node.state = NodeState::Starting {
+        expected: Millis::from_secs(1_000_060),
+    };
+    let plan = planned(
+        &world
+            .with_node(node)
+            .with([pod("p", |s| s.requests = gpus(1))]),
+    );
+    assert_eq!(plan.target("p"), Some(&Target::Node("n".to_owned())));
+}
+
+/// 36
+#[test]
+fn daemons_that_are_there_are_not_counted_twice_and_those_to_come_once() {
+    let agent = || daemon(|s| s.requests = requests(500, 1));
+    let there = Pod {
+        shape: agent(),
+        ..on("n", pod("agent-x", |_| {}))
+    };
+    let fits = |pods: Vec<Pod>| {
+        let world = World::usual();
+        let node = world.node("n", "m.small", "a");
+        let world = world
+            .with_node(node)
+            .with(pods)
+            .but(|snapshot| snapshot.daemons.push(agent()));
+        planned(&world.with([
+            pod("p", |s| s.requests = requests(1500, 1)),
+            pod("q", |s| s.requests = requests(1, 0)),
+        ]))
+    };
+    for pods in [vec![], vec![there]] {
+        let plan = fits(pods);
+        assert_eq!(plan.target("p"), Some(&Target::Node("n".to_owned())));
+        assert_eq!(plan.nodes.len(), 1);
+    }
+}
+
+/// Luna's bin selection.
+#[test]
+fn pods_over_a_threshold_and_gpu_pods_get_nodes_of_their_own_where_the_pool_says_so() {
+    let world = World::usual()
+        .pool(|pool| pool.packing.dedicated_cpu = Some(1500))
+        .with(replicas("large", 2, |s| s.requests = requests(1600, 1)))
+        .with(replicas("small", 2, |s| s.requests = requests(100, 1)));
+    let plan = planned(&world);
+    assert_eq!(plan.nodes.len(), 3);
+    assert!(plan.together(&["small-0", "small-1"]));
+    let gpu = World::selling([(gpu_kind("g.four", 16, 64, "L4", 4), 2.0)])
+        .pool(|pool| pool.packing.gpu = GpuPacking::Dedicated)
+        .with(replicas("p", 2, |s| s.requests = gpus(1)));
+    assert_eq!(planned(&gpu).nodes.len(), 2);
+}
+
+#[test]
+fn a_pod_of_higher_priority_gets_the_room_there_is() {
+    let world = World::usual();
+    let node = world.node("n", "m.small", "a");
+    let mut world = world.with_node(node).with([
+        pod("low", |s| s.requests = requests(2000, 1)),
+        pod("high", |s| {
+            s.requests = requests(1500, 1);
+            s.priority = 10;
+        }),
+    ]);
+    world.snapshot.offerings.clear();
+    world.snapshot.nodes[0]
+        .startup_taints
+        .push(taint("never-counted-while-it-starts"));
+    world.snapshot.nodes[0].state = NodeState::Starting {
+        expected: Millis::from_secs(1_000_001),
+    };
+    let plan = planned(&world);
+    assert!(plan.target("high").is_some());
+    plan.refusal("low");
+}
