@@ -433,6 +433,18 @@ impl<'w> Solver<'w> {
                     }
                 }
             }
+            // Whether its pods count for a spread must not change under it either.
+            for tally in &demand.counted_by {
+                if let Some(counted) = self.topology.tallies[*tally].eligible_candidates() {
+                    if counted.contains(new.best) {
+                        new.mask.keep(counted);
+                        new.wide.keep(counted);
+                    } else {
+                        new.mask.drop_all(counted);
+                        new.wide.drop_all(counted);
+                    }
+                }
+            }
         }
         self.recount(demand, b, 1);
         self.demands = demands;

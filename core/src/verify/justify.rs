@@ -33,7 +33,7 @@ pub(super) fn check(
     if plan.unserved.is_empty() {
         return;
     }
-    let mut skews = Skews::with_for_sale(state);
+    let mut skews = Skews::with_possible(state);
     let for_sale = for_sale(state, plan);
     let mut known: HashMap<usize, Option<Candidate>> = HashMap::new();
     for (key, why) in &plan.unserved {

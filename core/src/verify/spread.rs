@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::label::{HOSTNAME, Labels};
-use crate::node::NodeState;
+use crate::node::{Node, NodeState};
 use crate::pod::{NodePolicy, Shape, Spread, Unsatisfiable};
 use crate::reason::Rejection;
 
@@ -15,6 +15,8 @@ use super::state::{Here, Site, State};
 struct Skew {
     /// Pods by domain.
     counts: BTreeMap<String, i64>,
+    /// The same with nodes that are bought for others and make no domain.
+    at_most: BTreeMap<String, i64>,
     /// Those of them that may have come last: they do not carry the constraint.
     late: BTreeMap<String, i64>,
     /// What the emptiest domain has.
@@ -25,8 +27,8 @@ struct Skew {
 #[derive(Default)]
 pub(super) struct Skews<'a> {
     known: HashMap<(usize, usize), Skew>,
-    /// Further domains: nodes that could be bought.
-    pub(super) for_sale: Vec<Site<'a>>,
+    /// Further domains: nodes that could be bought or started.
+    possible: Vec<Site<'a>>,
 }
 
 /// Placements that break a constraint which must hold.
@@ -45,9 +47,13 @@ pub(super) fn check(
 }
 
 impl<'a> Skews<'a> {
-    /// With domains for everything that may be bought now.
-    pub(super) fn with_for_sale(state: &State<'a>) -> Self {
-        let mut for_sale = Vec::new();
+    /// With domains for everything that may be bought or started now, so that a constraint forbids
+    /// whatever it may be taken to forbid.
+    pub(super) fn with_possible(state: &State<'a>) -> Self {
+        let mut possible: Vec<Site<'a>> = (state.snapshot.nodes.iter())
+            .filter(|node| is_stopped(node))
+            .map(|node| state.existing(node))
+            .collect();
         for pool in &state.snapshot.pools {
             for offering in &state.snapshot.offerings {
                 let Some(kind) = state.snapshot.types.get(offering.instance_type) else {
@@ -55,13 +61,13 @@ impl<'a> Skews<'a> {
                 };
                 let site = state.fresh(pool, offering, kind, usize::MAX);
                 if purchase::of_pool(state, pool, &site, offering).is_none() {
-                    for_sale.push(site);
+                    possible.push(site);
                 }
             }
         }
         Self {
             known: HashMap::new(),
-            for_sale,
+            possible,
         }
     }
 
@@ -87,7 +93,7 @@ impl<'a> Skews<'a> {
     ) -> Option<Rejection> {
         let when = Unsatisfiable::DoNotSchedule;
         self.broken(state, shape, labels, when, |skew, itself, domain| {
-            skew.of_domain(domain) + itself - skew.least
+            skew.at_most.get(domain).copied().unwrap_or(0) + itself - skew.least
         })
     }
 
@@ -105,7 +111,7 @@ impl<'a> Skews<'a> {
                 continue;
             }
             let skew = (self.known.entry((shape, nth)))
-                .or_insert_with(|| Skew::of(state, carrier, spread, &self.for_sale));
+                .or_insert_with(|| Skew::of(state, carrier, spread, &self.possible));
             let itself = i64::from(counts(spread, carrier, carrier));
             let even = (labels.get(&spread.topology_key))
                 .is_some_and(|domain| excess(skew, itself, domain) <= i64::from(spread.max_skew));
@@ -121,27 +127,42 @@ impl<'a> Skews<'a> {
 }
 
 impl Skew {
-    fn of(state: &State<'_>, carrier: &Shape, spread: &Spread, for_sale: &[Site<'_>]) -> Self {
+    fn of(state: &State<'_>, carrier: &Shape, spread: &Spread, possible: &[Site<'_>]) -> Self {
         let counted: Vec<bool> = (state.shapes.iter())
             .map(|other| counts(spread, carrier, other))
             .collect();
         let carries: Vec<bool> = (state.shapes.iter())
             .map(|other| other.spread.contains(spread))
             .collect();
-        let (mut all, mut late) = (BTreeMap::new(), BTreeMap::new());
+        let (mut all, mut late, mut at_most) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let domain = |site: &Site<'_>| {
             let eligible = is_domain(carrier, spread, site);
             (site.labels.get(&spread.topology_key).cloned()).filter(|_| eligible)
         };
-        for site in &state.sites {
-            let Some(domain) = domain(site) else { continue };
+        // A node that is bought for others and that the pod could not use may come last: it makes no
+        // domain, but may be waited for where it only helps.
+        let (last, first): (Vec<&Site<'_>>, Vec<&Site<'_>>) =
+            (state.sites.iter()).partition(|site| is_for_others(carrier, site));
+        for (site, turn) in (first.into_iter().map(|site| (site, Turn::First)))
+            .chain(last.into_iter().map(|site| (site, Turn::Last)))
+        {
+            let unused = !site.here.values().any(|here| here.placed > 0);
+            let Some(domain) =
+                domain(site).filter(|_| !(unused && site.node.is_some_and(is_stopped)))
+            else {
+                continue;
+            };
             let seen = || site.here.iter().filter(|(shape, _)| counted[**shape]);
             let came_last = |(shape, here): (&usize, &Here)| match spread.when {
-                _ if !carries[*shape] => here.placed,
+                _ if turn == Turn::Last || !carries[*shape] => here.placed,
                 Unsatisfiable::ScheduleAnyway => here.unspread,
                 Unsatisfiable::DoNotSchedule => 0,
             };
             let sum: u32 = seen().map(|(_, here)| here.visible()).sum();
+            *at_most.entry(domain.clone()).or_default() += i64::from(sum);
+            if turn == Turn::Last && !all.contains_key(&domain) {
+                continue;
+            }
             *all.entry(domain.clone()).or_default() += i64::from(sum);
             *late.entry(domain).or_default() += i64::from(seen().map(came_last).sum::<u32>());
         }
@@ -150,7 +171,10 @@ impl Skew {
         let least = if spread.topology_key == HOSTNAME || !enough(all.len()) {
             0
         } else {
-            let empty = (for_sale.iter().filter_map(domain)).any(|d| !all.contains_key(&d));
+            let empty = (possible.iter())
+                .filter(|site| !is_for_others(carrier, site))
+                .filter_map(domain)
+                .any(|d| !all.contains_key(&d));
             if empty {
                 0
             } else {
@@ -159,6 +183,7 @@ impl Skew {
         };
         Self {
             counts: all,
+            at_most,
             late,
             least,
         }
@@ -170,11 +195,8 @@ impl Skew {
 }
 
 /// Whether a node makes a domain of this constraint: it has the keys of all constraints of the same
-/// kind, and the policies do not exclude it. A stopped node that nothing is placed on is none; neither
-/// is one that is bought for others and that the pod could not use, for it may come last.
+/// kind, and the policies do not exclude it.
 fn is_domain(carrier: &Shape, spread: &Spread, site: &Site<'_>) -> bool {
-    let stopped = (site.node).is_some_and(|n| matches!(n.state, NodeState::Standby { .. }));
-    let used = site.here.values().any(|here| here.placed > 0);
     let keys = (carrier.spread.iter())
         .filter(|other| other.when == spread.when)
         .all(|other| site.labels.contains_key(&other.topology_key));
@@ -182,8 +204,24 @@ fn is_domain(carrier: &Shape, spread: &Spread, site: &Site<'_>) -> bool {
         || fit::of_labels(carrier, &site.labels).is_none();
     let taints =
         spread.node_taints == NodePolicy::Ignore || fit::of_taints(carrier, site).is_none();
-    let comes_last = site.node.is_none() && fit::of_itself(carrier, site).is_some();
-    (!stopped || used) && !comes_last && keys && affinity && taints
+    keys && affinity && taints
+}
+
+/// Whether a node stands by: it makes no domain unless something is placed on it.
+fn is_stopped(node: &Node) -> bool {
+    matches!(node.state, NodeState::Standby { .. })
+}
+
+/// When a node joins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Last,
+}
+
+/// Whether a node is bought, and not for pods like this one.
+fn is_for_others(carrier: &Shape, site: &Site<'_>) -> bool {
+    site.node.is_none() && fit::of_itself(carrier, site).is_some()
 }
 
 /// Whether the constraint counts pods of that shape.

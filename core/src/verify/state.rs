@@ -220,7 +220,8 @@ impl<'a> State<'a> {
             .min_by_key(|(o, _)| o.price)
     }
 
-    fn existing(&self, node: &'a Node) -> Site<'a> {
+    /// A node that exists, with nothing on it but daemons.
+    pub(super) fn existing(&self, node: &'a Node) -> Site<'a> {
         let mut labels = node.labels.clone();
         (labels.entry(label::HOSTNAME.to_owned())).or_insert_with(|| node.name.clone());
         let mut site = Site {
