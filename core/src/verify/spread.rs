@@ -171,7 +171,7 @@ impl Skew {
 
 /// Whether a node makes a domain of this constraint: it has the keys of all constraints of the same
 /// kind, and the policies do not exclude it. A stopped node that nothing is placed on is none; neither
-/// is one that is bought for others and that the pod could not use, for it may come last.
+/// is one that is bought or started for others and that the pod could not use, for it may come last.
 fn is_domain(carrier: &Shape, spread: &Spread, site: &Site<'_>) -> bool {
     let stopped = (site.node).is_some_and(|n| matches!(n.state, NodeState::Standby { .. }));
     let used = site.here.values().any(|here| here.placed > 0);
@@ -182,7 +182,7 @@ fn is_domain(carrier: &Shape, spread: &Spread, site: &Site<'_>) -> bool {
         || fit::of_labels(carrier, &site.labels).is_none();
     let taints =
         spread.node_taints == NodePolicy::Ignore || fit::of_taints(carrier, site).is_none();
-    let comes_last = site.node.is_none() && fit::of_itself(carrier, site).is_some();
+    let comes_last = (site.node.is_none() || stopped) && fit::of_itself(carrier, site).is_some();
     (!stopped || used) && !comes_last && keys && affinity && taints
 }
 
