@@ -12,8 +12,10 @@ use crate::image::{Compression, Format, Image, Layer, Recipe, this_architecture}
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Programs by whose name busybox is called in pods.
-const APPLETS: [&str; 16] = [
+const APPLETS: [&str; 18] = [
     "sh",
+    "head",
+    "wc",
     "sleep",
     "cat",
     "ls",
