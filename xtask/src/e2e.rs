@@ -11,8 +11,9 @@ use crate::test::Ended;
 use crate::{cargo, provision};
 
 /// Debian packages of the programs they run against, and of what they call.
-const PACKAGES: [&str; 11] = [
+pub(crate) const PACKAGES: [&str; 12] = [
     "containerd",
+    "containernetworking-plugins",
     "runc",
     "docker-registry",
     "skopeo",
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
 }
 
 /// Why they cannot run on this machine.
-fn unfit() -> Option<String> {
+pub(crate) fn unfit() -> Option<String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let has = |wanted: &str| release.lines().any(|line| line == wanted);
     if !(has("ID=debian") && has("VERSION_ID=\"12\"")) {
