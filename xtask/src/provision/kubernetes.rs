@@ -76,7 +76,8 @@ fn version(module: &Path) -> Result<String> {
         line.strip_prefix("k8s.io/kubernetes ")
     });
     let version = required.with_context(|| format!("{} requires no Kubernetes", path.display()))?;
-    Ok(version.trim().to_owned())
+    let version = version.split_whitespace().next().unwrap_or_default();
+    Ok(version.to_owned())
 }
 
 /// Builds them one after the other, as gently as it goes. The version is stamped as upstream
