@@ -262,11 +262,14 @@ impl<'w> Solver<'w> {
         self.honour_nominations();
         let mut queue = self.units();
         // Merging makes room, and gives limits back.
+        let mut narrowed = false;
         loop {
             queue = self.go_round(queue);
-            if !self.merge_special() || queue.is_empty() {
+            let merged = self.merge_special();
+            if queue.is_empty() || !(merged || (!narrowed && self.narrow_spreads(&queue))) {
                 break;
             }
+            narrowed |= !merged;
         }
         for unit in queue {
             match unit {
@@ -309,6 +312,40 @@ impl<'w> Solver<'w> {
         }
     }
 
+    /// Until now every domain that somebody could open counted as empty for a spread. What is left over
+    /// counts those that exist, that were opened, or that it could open itself. Says whether that
+    /// changes anything.
+    fn narrow_spreads(&mut self, queue: &[Unit]) -> bool {
+        let mut planned = Bits::none(self.world.market.len());
+        for bin in &self.bins {
+            if let Kind::New(new) = &bin.kind
+                && !bin.pods.is_empty()
+            {
+                planned.insert(new.best);
+            }
+        }
+        let pods = queue.iter().flat_map(|unit| {
+            let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
+            pods
+        });
+        let mut left: Vec<usize> = pods.map(|pod| self.pods[*pod].demand).collect();
+        left.sort_unstable();
+        left.dedup();
+        let mut changed = false;
+        for d in left {
+            changed |=
+                self.demands[d].narrow(self.world, &mut self.topology, &self.available, &planned);
+        }
+        self.topology.version += u64::from(changed);
+        changed
+    }
+
+    /// Whether a pod asks anything of the others on its node or in its domain.
+    fn is_related(&self, pod: usize) -> bool {
+        let demand = &self.demands[self.pods[pod].demand];
+        demand.levels.iter().any(|level| !level.uses.is_empty())
+    }
+
     /// Puts pods where earlier plans meant them to be, so that planning again changes nothing.
     fn honour_nominations(&mut self) {
         if self.world.nominations.is_empty() {
@@ -326,8 +363,14 @@ impl<'w> Solver<'w> {
         // Who must be near somebody finds them there only once they are: go round, as for placing.
         loop {
             let before = self.placed.len();
-            for unit in self.units() {
+            let units = self.units().into_iter().map(|unit| {
                 let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
+                pods
+            });
+            // Who has conditions on the others was there first; those without came to it.
+            let (bound, free): (Vec<_>, Vec<_>) =
+                units.partition(|pods| pods.iter().any(|pod| self.is_related(*pod)));
+            for pods in bound.into_iter().chain(free) {
                 for pod in pods {
                     let nominee = self.world.nominations.get(self.pods[pod].key);
                     if let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) {

@@ -1,8 +1,7 @@
 //! Real containerd in a private directory: Debian bookworm's own, or a later release's package
 //! unpacked beside it.
 //!
-//! Needs root. Packages are fetched once, by apt with lists of its own, into `target/programs`;
-//! nothing of the machine's own apt is touched.
+//! Needs root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
+
+use crate::debian;
 
 const START_WAIT: Duration = Duration::from_secs(60);
 const STOP_WAIT: Duration = Duration::from_secs(60);
@@ -85,11 +86,10 @@ pub fn provision(version: Version) -> Result<PathBuf> {
         check(&programs, version).context("install Debian bookworm's package containerd")?;
         return Ok(programs);
     };
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs");
-    let unpacked = cache.join(format!("containerd-{suite}"));
+    let unpacked = debian::place("containerd", suite);
     let programs = unpacked.join("usr/bin");
     if check(&programs, version).is_err() {
-        fetch(suite, &cache, &unpacked).with_context(|| format!("containerd of Debian {suite}"))?;
+        debian::unpack(suite, "containerd", &unpacked)?;
     }
     check(&programs, version)?;
     Ok(programs)
@@ -308,70 +308,5 @@ fn check(programs: &Path, version: Version) -> Result<()> {
         number.starts_with(prefix),
         "found containerd {number:?}, expected {prefix}x"
     );
-    Ok(())
-}
-
-/// Fetches and unpacks the containerd package of a Debian suite.
-fn fetch(suite: &str, cache: &Path, unpacked: &Path) -> Result<()> {
-    let apt = cache.join(format!("apt-{suite}"));
-    for directory in ["lists/partial", "archives/partial"] {
-        fs::create_dir_all(apt.join(directory))?;
-    }
-    let apt = apt.canonicalize()?;
-    let key = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let mirror = mirror()?;
-    let source = format!("deb [signed-by={key}] {mirror} {suite} main\n");
-    fs::write(apt.join("sources.list"), source)?;
-    let at = apt.display();
-    let options = [
-        format!("Dir::Etc::sourcelist={at}/sources.list"),
-        "Dir::Etc::sourceparts=/dev/null".to_owned(),
-        format!("Dir::State::lists={at}/lists"),
-        format!("Dir::Cache={at}"),
-        "APT::Sandbox::User=root".to_owned(),
-        "Acquire::Retries=3".to_owned(),
-    ];
-    let options = || options.iter().flat_map(|option| ["-o", option]);
-    run(Command::new("apt-get")
-        .args(options())
-        .args(["-q", "update"]))?;
-    let mut download = Command::new("apt-get");
-    run(download
-        .current_dir(&apt)
-        .args(options())
-        .args(["-q", "download", "containerd"]))?;
-    let packages = fs::read_dir(&apt)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut packages = packages.filter(|path| path.extension().is_some_and(|end| end == "deb"));
-    let package = packages.next().context("apt-get downloaded no package")?;
-    run(Command::new("dpkg").arg("-x").arg(&package).arg(unpacked))?;
-    fs::remove_dir_all(&apt)?;
-    Ok(())
-}
-
-/// The mirror that this machine gets its own packages from; it has the other suites too.
-fn mirror() -> Result<String> {
-    let mut apt = Command::new("apt-get");
-    let targets = [
-        "indextargets",
-        "--format",
-        "$(SITE)",
-        "Created-By: Packages",
-        "Codename: bookworm",
-    ];
-    let output = apt
-        .args(targets)
-        .output()
-        .context("apt-get cannot be started")?;
-    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let first = listed.lines().next().map(str::to_owned);
-    first.context("apt knows no mirror of bookworm: run `apt-get update`")
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("{command:?} cannot be started"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {errors}");
     Ok(())
 }

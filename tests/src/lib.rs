@@ -7,8 +7,11 @@
 mod parallel;
 mod random;
 
+#[cfg(feature = "e2e")]
+pub mod cluster;
 pub mod containerd;
 pub mod content;
+pub mod debian;
 pub mod docker_registry;
 pub mod faults;
 pub mod hub;

@@ -11,8 +11,9 @@ use crate::test::Ended;
 use crate::{cargo, provision};
 
 /// Debian packages of the programs they run against, and of what they call.
-const PACKAGES: [&str; 11] = [
+pub(crate) const PACKAGES: [&str; 12] = [
     "containerd",
+    "containernetworking-plugins",
     "runc",
     "docker-registry",
     "skopeo",
@@ -31,6 +32,10 @@ const AGENT: &str = "HEADSTART_AGENT";
 /// The test binaries, in the order they run.
 const BINARIES: [&str; 5] = ["store", "unpack", "containerd", "agent", "clients"];
 
+/// The cluster's own test, run only when it is named: building Kubernetes takes nine minutes of CPU
+/// time, once, and nothing of the product needs the cluster yet.
+const CLUSTER: &str = "cluster";
+
 /// The test of large files through Xet storage.
 const XET: &str = "xet";
 
@@ -38,7 +43,7 @@ const XET: &str = "xet";
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Only these test binaries
-    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", XET])]
+    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", CLUSTER, XET])]
     test: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
@@ -57,7 +62,16 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
-    for binary in BINARIES.into_iter().filter(|name| wanted(name)) {
+    let named = args
+        .test
+        .iter()
+        .any(|test| test == CLUSTER)
+        .then_some(CLUSTER);
+    for binary in BINARIES
+        .into_iter()
+        .filter(|name| wanted(name))
+        .chain(named)
+    {
         let base = [
             "test",
             "--locked",
@@ -70,6 +84,10 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         test.args(["--test", binary, "--"]).args(&args.filter);
         test.env(provision::PROVISIONED, &provisioned)
             .env(AGENT, &agent);
+        if binary == CLUSTER {
+            let programs = provision::kubernetes(&cargo::root(), &target)?;
+            test.env(provision::KUBERNETES, programs);
+        }
         cargo::run(&mut test)?;
     }
     if wanted(XET) {
@@ -88,7 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
 }
 
 /// Why they cannot run on this machine.
-fn unfit() -> Option<String> {
+pub(crate) fn unfit() -> Option<String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let has = |wanted: &str| release.lines().any(|line| line == wanted);
     if !(has("ID=debian") && has("VERSION_ID=\"12\"")) {

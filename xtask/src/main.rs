@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod cargo;
+mod cluster;
 mod deny;
 mod e2e;
 mod generate;
@@ -43,6 +44,9 @@ enum Task {
     Deny,
     /// Tests against real programs; root on Debian
     E2e(e2e::Args),
+    /// A Kubernetes cluster on this machine; root on Debian
+    #[command(subcommand)]
+    Cluster(cluster::Task),
     /// Benchmarks beside real peers
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Deny => deny::run(),
         Task::E2e(args) => e2e::run(&args).map(drop),
+        Task::Cluster(task) => cluster::run(&task),
         Task::Bench(bench) => bench::run(&bench),
         Task::Generate(what) => generate::run(&what),
         Task::Demo { args } => cargo::demo(&args),

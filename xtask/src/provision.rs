@@ -6,6 +6,7 @@
 //! ```text
 //! python/<name>/bin/python     an environment; <name>/stamp says what is in it
 //! hf-hub/debug/hf-hub-client   tests/clients/hf-hub, built
+//! kubernetes/<version>/        Kubernetes' programs; stamp says what from
 //! lock                         held while something is being made
 //! ```
 //!
@@ -19,6 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+
+pub(crate) use self::kubernetes::{KUBERNETES, kubernetes};
+
+mod kubernetes;
 
 /// Where tests find what was provisioned: the directory that holds `python` and `hf-hub`.
 pub(crate) const PROVISIONED: &str = "HEADSTART_PROVISIONED";

@@ -7,11 +7,13 @@ use crate::amount;
 use crate::bits::Bits;
 use crate::cache::Item;
 use crate::label::Term;
-use crate::market::{Market, NodeTaints, PODS};
+use crate::market::{Machine, Market, NodeTaints, PODS, refused_by_wants};
+use crate::node::NodeState;
 use crate::plan::Relaxed;
 use crate::pod::{HostPort, Shape, Unsatisfiable};
 use crate::pool::{GpuPacking, NodePool};
 use crate::prefetch::Needs;
+use crate::reason::Origin;
 use crate::snapshot::Preferences;
 use crate::solve::topology::{HOST, Key, Rule, Topology, Use};
 use crate::world::{ShapeId, World, suits};
@@ -92,8 +94,6 @@ impl<'w> Demand<'w> {
         sets: &mut Vec<&'w [Item]>,
     ) -> Self {
         let (shape, market) = (&*world.shapes[id], &world.market);
-        let base = market.compatible(shape, NodeTaints::Hard);
-        let levels = levels(world, shape, &base, available, topology);
         let mut asks: Vec<(usize, i64)> = world
             .dims
             .row(&shape.requests)
@@ -104,6 +104,10 @@ impl<'w> Demand<'w> {
             .collect();
         asks.push((PODS, 1));
         merge(&mut asks);
+        let base = market.compatible(shape, NodeTaints::Hard);
+        let mut suited = base.clone();
+        suited.keep(available);
+        let levels = levels(world, shape, &base, &suited, topology);
         let alone_in: Vec<bool> = (market.pools.iter())
             .map(|pool| has_alone(pool, shape))
             .collect();
@@ -175,6 +179,46 @@ impl<'w> Demand<'w> {
         keys.sort_unstable();
         keys.dedup();
         self.commits = keys;
+    }
+
+    /// Counts, for the minimum of its spreads, only domains that exist, that nodes bought so far will
+    /// make (`planned`, candidates), or that it could have a node of its own in. Says whether that
+    /// changes anything.
+    pub(super) fn narrow(
+        &mut self,
+        world: &World,
+        topology: &mut Topology,
+        available: &Bits,
+        planned: &Bits,
+    ) -> bool {
+        let market = &world.market;
+        let mut reachable = available.clone();
+        for (dim, amount) in &self.asks {
+            match market.with_room(*dim, *amount) {
+                Some(roomy) => reachable.keep(roomy),
+                None => reachable = Bits::none(market.len()),
+            }
+        }
+        reachable.add(planned);
+        reachable.keep(&market.compatible(self.shape, NodeTaints::Hard));
+        let mut changed = false;
+        for level in &mut self.levels {
+            for of in level.uses.iter_mut().filter(|of| of.key != HOST) {
+                let Rule::Spread {
+                    eligible: known, ..
+                } = &mut of.rule
+                else {
+                    continue;
+                };
+                let narrow = eligible(world, topology, self.shape, of.tally, &reachable);
+                changed |= narrow != *known;
+                *known = narrow;
+            }
+        }
+        if changed {
+            self.level.set(0);
+        }
+        changed
     }
 
     /// How much it asks for of a resource.
@@ -285,7 +329,7 @@ fn levels(
     world: &World,
     shape: &Shape,
     base: &Bits,
-    available: &Bits,
+    reachable: &Bits,
     topology: &mut Topology,
 ) -> Vec<Level> {
     let soft = shape
@@ -301,7 +345,7 @@ fn levels(
         taints: NodeTaints::Hard,
     };
     if world.policy.preferences == Preferences::Ignore {
-        return vec![level(world, shape, base, available, topology, &none, &[])];
+        return vec![level(world, shape, base, reachable, topology, &none, &[])];
     }
     let mut obeyed = Obeyed {
         affinity: shape.preferred_affinity.len(),
@@ -324,7 +368,7 @@ fn levels(
     let mut levels = Vec::new();
     loop {
         levels.push(level(
-            world, shape, base, available, topology, &obeyed, &relaxed,
+            world, shape, base, reachable, topology, &obeyed, &relaxed,
         ));
         let given_up = if obeyed.affinity > 0 {
             obeyed.affinity -= 1;
@@ -352,7 +396,7 @@ fn level(
     world: &World,
     shape: &Shape,
     base: &Bits,
-    available: &Bits,
+    reachable: &Bits,
     topology: &mut Topology,
     obeyed: &Obeyed,
     relaxed: &[Relaxed],
@@ -398,7 +442,7 @@ fn level(
             soft -= 1;
         }
         let tally = topology.spread(spread, shape, market);
-        let eligible = eligible(world, topology, tally, available, base);
+        let eligible = eligible(world, topology, shape, tally, reachable);
         let rule = Rule::Spread {
             max_skew: spread.max_skew.max(1),
             min_domains: spread.min_domains,
@@ -435,9 +479,9 @@ fn lightest<T>(terms: &[(i32, T)], count: usize) -> Vec<&T> {
 fn eligible(
     world: &World,
     topology: &mut Topology,
+    shape: &Shape,
     tally: usize,
-    available: &Bits,
-    usable: &Bits,
+    reachable: &Bits,
 ) -> Vec<bool> {
     let key = topology.tallies[tally].key;
     if key == HOST {
@@ -450,10 +494,20 @@ fn eligible(
     for slot in world.slots.values() {
         let Some(node) = &slot.node else { continue };
         // Nodes of one class differ in their host name only.
-        if !by_host && std::mem::replace(&mut asked[slot.class], true) {
+        let standby = matches!(node.state, NodeState::Standby { .. });
+        if !by_host && !standby && std::mem::replace(&mut asked[slot.class], true) {
             continue;
         }
         let class = &world.classes[slot.class];
+        // One that stands by is a domain only for those that could start it.
+        let starts = || {
+            let machine = Machine::of_node(node, world.market.kind_of(node));
+            suits(shape, class, crate::world::host_of(node), NodeTaints::Hard)
+                && refused_by_wants(&shape.wants, &machine, Origin::Pod).is_none()
+        };
+        if standby && !starts() {
+            continue;
+        }
         if let Some(value) = class.labels.get(&name)
             && topology.tallies[tally].eligible_at(class, crate::world::host_of(node))
         {
@@ -464,10 +518,7 @@ fn eligible(
     known.into_iter().for_each(|domain| eligible[domain] = true);
     let counted = topology.tallies[tally].eligible_candidates();
     for (domain, mask) in topology.keys[key].masks.iter().enumerate() {
-        let others: Vec<&Bits> = [Some(available), Some(usable), counted]
-            .into_iter()
-            .flatten()
-            .collect();
+        let others: Vec<&Bits> = [Some(reachable), counted].into_iter().flatten().collect();
         eligible[domain] |= mask.first_of(&others).is_some();
     }
     eligible

@@ -219,9 +219,9 @@ enum Turn {
     Last,
 }
 
-/// Whether a node is bought, and not for pods like this one.
+/// Whether a node is bought or started, and not for pods like this one.
 fn is_for_others(carrier: &Shape, site: &Site<'_>) -> bool {
-    site.node.is_none() && fit::of_itself(carrier, site).is_some()
+    site.node.is_none_or(is_stopped) && fit::of_itself(carrier, site).is_some()
 }
 
 /// Whether the constraint counts pods of that shape.

@@ -89,7 +89,7 @@ fn preferred_relations_hold_where_they_can_and_are_given_up_where_not() {
         .filter(|p| p.relaxed == [Relaxed::AntiAffinity]);
     assert_eq!(given_up.count(), 1);
     let alone = planned(&World::usual().with([pod("web", |s| {
-        s.preferred_affinity.push((1, near(label::ZONE, "db")))
+        s.preferred_affinity.push((1, near(label::ZONE, "db")));
     })]));
     assert_eq!(alone.placements[0].relaxed, [Relaxed::Affinity]);
 }

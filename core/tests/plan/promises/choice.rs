@@ -184,7 +184,7 @@ fn two_pods_do_not_both_wait_for_one_warm_place() {
         snapshot
             .pods
             .iter_mut()
-            .for_each(|pod| pod.shape.requests = crate::world::requests(2000, 1))
+            .for_each(|pod| pod.shape.requests = crate::world::requests(2000, 1));
     });
     let plan = planned(&world);
     let mut targets: Vec<&Target> = plan.placements.iter().map(|p| &p.target).collect();

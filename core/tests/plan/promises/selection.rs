@@ -198,10 +198,10 @@ fn local_nvme_and_size_conditions_select_types() {
     ])
     .with([
         pod("nvme", |s| {
-            s.node_affinity = vec![term(label::LOCAL_NVME, Operator::Gt, &["100"])]
+            s.node_affinity = vec![term(label::LOCAL_NVME, Operator::Gt, &["100"])];
         }),
         pod("cores", |s| {
-            s.node_affinity = vec![term(label::INSTANCE_CPU, Operator::Gt, &["4"])]
+            s.node_affinity = vec![term(label::INSTANCE_CPU, Operator::Gt, &["4"])];
         }),
     ]);
     let plan = planned(&world);

@@ -42,7 +42,7 @@ fn zones_host_names_capacity_types_and_architectures_keep_their_skew() {
         [2, 2]
     );
     let hosts = planned(&World::usual().with(spread_web(3, |s| {
-        s.topology_key = label::HOSTNAME.to_owned()
+        s.topology_key = label::HOSTNAME.to_owned();
     })));
     assert_eq!(hosts.nodes.len(), 3);
     let mut both = World::usual();
@@ -53,7 +53,7 @@ fn zones_host_names_capacity_types_and_architectures_keep_their_skew() {
         0.03,
     );
     let plan = planned(&both.with(spread_web(4, |s| {
-        s.topology_key = label::CAPACITY_TYPE.to_owned()
+        s.topology_key = label::CAPACITY_TYPE.to_owned();
     })));
     let spot = plan
         .nodes

@@ -61,7 +61,7 @@ fn a_taint_that_only_discourages_is_avoided_and_tolerated_when_nothing_else_is_l
             snapshot.pools.push(NodePool {
                 weight: -1,
                 ..NodePool::new("plain")
-            })
+            });
         })
         .with([pod("p", |_| {})]);
     let plan = planned(&other);

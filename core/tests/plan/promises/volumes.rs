@@ -23,7 +23,7 @@ fn a_volume_s_zone_is_the_pod_s() {
         s.volumes.push(volume(
             "data",
             vec![term(label::ZONE, Operator::In, &["b"])],
-        ))
+        ));
     })]);
     assert_eq!(planned(&world).zone("p"), "b");
 }
@@ -60,7 +60,7 @@ fn a_volume_that_is_local_to_a_node_keeps_its_pod_there_or_nowhere() {
             s.volumes.push(volume(
                 "data",
                 vec![term(label::HOSTNAME, Operator::In, &[host])],
-            ))
+            ));
         })
     };
     let there = World::usual().with_node(node).with([local("n")]);
