@@ -424,7 +424,11 @@ fn level(
         });
     };
     let preferred = lightest(&shape.preferred_affinity, obeyed.affinity);
-    for term in shape.affinity.iter().chain(preferred) {
+    for term in &shape.affinity {
+        let tally = topology.affinity(term, &shape.affinity, market);
+        relate(tally, Rule::Affinity, topology);
+    }
+    for term in preferred {
         let tally = topology.term(term, market);
         relate(tally, Rule::Affinity, topology);
     }
