@@ -167,7 +167,7 @@ fn several_required_relations_ask_for_one_pod_that_meets_them_all() {
     };
     let db = |tier: &'static str| {
         pod("db", move |s| {
-            s.labels = labels([("app", "db"), ("tier", tier)])
+            s.labels = labels([("app", "db"), ("tier", tier)]);
         })
     };
     planned(&World::usual().with([wants_both(), db("slow")])).refusal("web");
