@@ -340,10 +340,12 @@ impl<'w> Solver<'w> {
         changed
     }
 
-    /// Whether a pod asks anything of the others on its node or in its domain.
-    fn is_related(&self, pod: usize) -> bool {
+    /// Whether a pod must be spread: others that are counted may keep it off a node once they are
+    /// there. Who excludes somebody does so in any order, and who must be near somebody waits.
+    fn is_spread(&self, pod: usize) -> bool {
         let demand = &self.demands[self.pods[pod].demand];
-        demand.levels.iter().any(|level| !level.uses.is_empty())
+        let mut uses = demand.levels.iter().flat_map(|level| &level.uses);
+        uses.any(|of| matches!(of.rule, topology::Rule::Spread { .. }))
     }
 
     /// Puts pods where earlier plans meant them to be, so that planning again changes nothing.
@@ -367,10 +369,10 @@ impl<'w> Solver<'w> {
                 let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
                 pods
             });
-            // Who has conditions on the others was there first; those without came to it.
-            let (bound, free): (Vec<_>, Vec<_>) =
-                units.partition(|pods| pods.iter().any(|pod| self.is_related(*pod)));
-            for pods in bound.into_iter().chain(free) {
+            // Who must be spread was there first; the others came to it.
+            let (first, then): (Vec<_>, Vec<_>) =
+                units.partition(|pods| pods.iter().any(|pod| self.is_spread(*pod)));
+            for pods in first.into_iter().chain(then) {
                 for pod in pods {
                     let nominee = self.world.nominations.get(self.pods[pod].key);
                     if let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) {

@@ -119,6 +119,11 @@ impl Solver<'_> {
         for b in &merge.bins {
             self.empty(*b);
         }
+        if !self.affordable(merge.candidate, None) {
+            self.roll_back(&pods);
+            self.placed.extend(before);
+            return false;
+        }
         let b = self.open_as(merge.candidate);
         let moved = before.iter().all(|(pod, placed)| {
             let d = self.pods[*pod].demand;

@@ -241,7 +241,8 @@ fn with_one_constraint_less(world: &World) -> Vec<(&'static str, World)> {
 }
 
 /// Constraints that say which nodes a pod can use.
-const SAYS_WHERE: [&str; 9] = [
+const SAYS_WHERE: [&str; 10] = [
+    "its requests",
     "its node selector",
     "its node affinity",
     "its volumes",
