@@ -123,7 +123,7 @@ fn instance_type(d: &mut Draws, number: u64) -> Value {
     }
     if !offerings.iter().any(|o| o["available"] == json!(true)) {
         offerings.push(json!({
-            "zone": d.of(&["zone-a", "zone-d"]), "capacityType": "on-demand",
+            "zone": "zone-d", "capacityType": "on-demand",
             "price": (price * 1e4).round() / 1e4, "available": true,
         }));
     }
