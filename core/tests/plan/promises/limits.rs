@@ -201,6 +201,38 @@ fn an_offering_is_tried_again_once_its_time_has_come() {
     assert_eq!(planned(&world).nodes.len(), 1);
 }
 
+/// 76
+#[test]
+fn a_type_that_is_sold_nowhere_is_named_among_the_refusals() {
+    let world = World::selling([(kind("m.small", 2, 8), 0.10)])
+        .but(|snapshot| {
+            snapshot
+                .offerings
+                .iter_mut()
+                .for_each(|o| o.availability = Availability::Never)
+        })
+        .with([pod("p", |_| {})]);
+    assert_eq!(refused_for(&world, "p"), [Rejection::NotSold]);
+}
+
+/// 77
+#[test]
+fn reserved_capacity_is_used_first_and_no_more_of_it_than_there_is_over_all_pools() {
+    let mut world = World::selling([(kind("m.small", 2, 8), 0.10)]);
+    world
+        .offer("m.small", "a", CapacityType::Reserved, 0.0)
+        .launch_budget = Some(2);
+    let world = world
+        .but(|snapshot| snapshot.pools.push(NodePool::new("other")))
+        .with(replicas("p", 4, |s| s.requests = requests(2000, 1)));
+    let plan = planned(&world);
+    let reserved = plan
+        .nodes
+        .iter()
+        .filter(|node| node.offering.capacity_type == CapacityType::Reserved);
+    assert_eq!((reserved.count(), plan.nodes.len()), (2, 4));
+}
+
 /// 78
 #[test]
 fn an_offering_is_asked_for_no_more_often_than_its_budget_and_others_are_not_delayed() {
