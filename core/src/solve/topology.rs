@@ -461,3 +461,34 @@ pub(super) fn owners(
     }
     owners
 }
+
+/// Required affinity as kube-scheduler takes it: who counts for one term must match all of them.
+pub(super) fn together(terms: &[PodTerm]) -> Vec<PodTerm> {
+    let mut selector = Some(Term::default());
+    let mut namespaces = Namespaces::All;
+    for term in terms {
+        selector = match (selector, &term.selector) {
+            (Some(Term(mut all)), Some(Term(more))) => {
+                all.extend(
+                    more.iter()
+                        .filter(|e| !all.contains(e))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
+                Some(Term(all))
+            }
+            _ => None,
+        };
+        namespaces = match (namespaces, &term.namespaces) {
+            (Namespaces::Listed(a), Namespaces::Listed(b)) => Namespaces::Listed(&a & b),
+            (Namespaces::All, other) => other.clone(),
+            (listed, Namespaces::All) => listed,
+        };
+    }
+    let term = |term: &PodTerm| PodTerm {
+        topology_key: term.topology_key.clone(),
+        selector: selector.clone(),
+        namespaces: namespaces.clone(),
+    };
+    terms.iter().map(term).collect()
+}
