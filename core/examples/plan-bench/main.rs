@@ -5,6 +5,7 @@
 //! plan-bench solve FILE              plans a scenario once; the outcome, then what the process used
 //! plan-bench check FILE              plans it and prints what the verifier objects to, a line each
 //! plan-bench judge FILE OUTCOME      the same for somebody else's outcome
+//! plan-bench compare FILE OUTCOME    our plan and that outcome, judged and compared, as one line of JSON
 //! plan-bench own CASE                one of our own cases: figures as one line of JSON
 //! ```
 #![allow(
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["solve", file] => solve(file),
         ["check", file] => check(file),
         ["judge", file, outcome] => judge(file, outcome),
+        ["compare", file, outcome] => compare(file, outcome),
         ["own", case] => own::run(case),
         _ => Err("use: solve FILE | check FILE | judge FILE OUTCOME | own CASE".into()),
     };
@@ -73,12 +75,39 @@ fn check(file: &str) -> Result<(), Error> {
     Ok(())
 }
 
+fn compare(file: &str, outcome: &str) -> Result<(), Error> {
+    let (snapshot, policy) = scenario::read(&std::fs::read_to_string(file)?)?;
+    let plan = World::new(&snapshot, &policy).plan();
+    let (ours, theirs) = (Outcome::of(&plan), outcome_of(outcome)?);
+    let only = |mine: &Outcome, other: &Outcome| -> Vec<String> {
+        let missed = other.unplaced.iter();
+        missed
+            .filter(|(pod, _)| !mine.unplaced.contains_key(*pod))
+            .map(|(pod, why)| format!("{pod}: {why}"))
+            .collect()
+    };
+    let found = serde_json::json!({
+        "oursWrong": outcome::judge(&snapshot, &policy, &plan),
+        "theirsWrong": theirs.judge(&snapshot, &policy)?,
+        "oursOnly": only(&ours, &theirs),
+        "theirsOnly": only(&theirs, &ours),
+        "nodes": [ours.bought(), theirs.bought()],
+        "usd": [ours.usd(), theirs.usd()],
+    });
+    println!("{found}");
+    Ok(())
+}
+
+fn outcome_of(file: &str) -> Result<Outcome, Error> {
+    let text = std::fs::read_to_string(file)?;
+    Ok(serde_json::from_str(
+        text.lines().next().unwrap_or_default(),
+    )?)
+}
+
 fn judge(file: &str, outcome: &str) -> Result<(), Error> {
     let (snapshot, policy) = scenario::read(&std::fs::read_to_string(file)?)?;
-    let text = std::fs::read_to_string(outcome)?;
-    let first = text.lines().next().unwrap_or_default();
-    let outcome: Outcome = serde_json::from_str(first)?;
-    for violation in outcome.judge(&snapshot, &policy)? {
+    for violation in outcome_of(outcome)?.judge(&snapshot, &policy)? {
         println!("{violation}");
     }
     Ok(())

@@ -83,6 +83,16 @@ impl Outcome {
         }
     }
 
+    /// How many nodes are bought.
+    pub(crate) fn bought(&self) -> usize {
+        self.nodes.iter().flatten().count()
+    }
+
+    /// What they cost, in USD per hour.
+    pub(crate) fn usd(&self) -> f64 {
+        self.nodes.iter().flatten().map(|node| node.price).sum()
+    }
+
     /// As a plan, as far as an outcome says what a plan says.
     fn plan(&self) -> Result<Plan, Error> {
         let mut plan = Plan::default();

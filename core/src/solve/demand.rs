@@ -15,7 +15,7 @@ use crate::pool::{GpuPacking, NodePool};
 use crate::prefetch::Needs;
 use crate::reason::Origin;
 use crate::snapshot::Preferences;
-use crate::solve::topology::{HOST, Key, Rule, Topology, Use, together};
+use crate::solve::topology::{HOST, Key, Rule, Topology, Use};
 use crate::world::{ShapeId, World, suits};
 
 /// One shape of waiting pods.
@@ -424,7 +424,11 @@ fn level(
         });
     };
     let preferred = lightest(&shape.preferred_affinity, obeyed.affinity);
-    for term in together(&shape.affinity).iter().chain(preferred) {
+    for term in &shape.affinity {
+        let tally = topology.affinity(term, &shape.affinity, market);
+        relate(tally, Rule::Affinity, topology);
+    }
+    for term in preferred {
         let tally = topology.term(term, market);
         relate(tally, Rule::Affinity, topology);
     }

@@ -31,9 +31,32 @@ struct Filter {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct TallyKey {
     key: Key,
+    selects: Vec<Selects>,
+    filter: Option<Filter>,
+}
+
+/// Pods that one selector selects in some namespaces.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Selects {
     selector: Option<Term>,
     namespaces: Namespaces,
-    filter: Option<Filter>,
+}
+
+impl Selects {
+    fn of(term: &PodTerm) -> Self {
+        Self {
+            selector: term.selector.clone(),
+            namespaces: term.namespaces.clone(),
+        }
+    }
+
+    fn pod(&self, shape: &Shape) -> bool {
+        self.namespaces.contains(&shape.namespace)
+            && self
+                .selector
+                .as_ref()
+                .is_some_and(|selector| selector.matches(&shape.labels))
+    }
 }
 
 /// Pods that one selector selects, per domain.
@@ -46,8 +69,8 @@ pub(super) struct Tally {
     /// Pods that must not be in one domain with selected ones.
     pub(super) owners: Vec<u32>,
     owned: bool,
-    selector: Option<Term>,
-    namespaces: Namespaces,
+    /// All of these select a pod that is counted.
+    selects: Vec<Selects>,
     filter: Option<Filter>,
     /// Candidates whose nodes the filter lets count.
     counted: Option<Bits>,
@@ -141,12 +164,25 @@ impl Topology {
     /// The tally for a pod term.
     pub(super) fn term(&mut self, term: &PodTerm, market: &Market) -> usize {
         let key = self.key(&term.topology_key, market);
-        let (selector, namespaces) = (term.selector.clone(), term.namespaces.clone());
         self.tally(
             TallyKey {
                 key,
-                selector,
-                namespaces,
+                selects: vec![Selects::of(term)],
+                filter: None,
+            },
+            market,
+        )
+    }
+
+    /// The tally for one of a pod's required affinity terms: only pods that all of them select count
+    /// for any, as kube-scheduler has it.
+    pub(super) fn affinity(&mut self, term: &PodTerm, all: &[PodTerm], market: &Market) -> usize {
+        let key = self.key(&term.topology_key, market);
+        let selects = all.iter().map(Selects::of).collect();
+        self.tally(
+            TallyKey {
+                key,
+                selects,
                 filter: None,
             },
             market,
@@ -177,8 +213,10 @@ impl Topology {
         let own = [shape.namespace.clone()].into_iter().collect();
         let key = TallyKey {
             key,
-            selector: spread.selector.clone(),
-            namespaces: Namespaces::Listed(own),
+            selects: vec![Selects {
+                selector: spread.selector.clone(),
+                namespaces: Namespaces::Listed(own),
+            }],
             filter: (!everywhere).then_some(filter),
         };
         self.tally(key, market)
@@ -194,8 +232,7 @@ impl Topology {
             total: 0,
             owners: Vec::new(),
             owned: false,
-            selector: key.selector.clone(),
-            namespaces: key.namespaces.clone(),
+            selects: key.selects.clone(),
             counted: key
                 .filter
                 .as_ref()
@@ -374,11 +411,7 @@ impl Filter {
 
 impl Tally {
     pub(super) fn selects(&self, shape: &Shape) -> bool {
-        self.namespaces.contains(&shape.namespace)
-            && self
-                .selector
-                .as_ref()
-                .is_some_and(|selector| selector.matches(&shape.labels))
+        self.selects.iter().all(|selects| selects.pod(shape))
     }
 
     fn counted_at(&self, place: &Place<'_>) -> bool {
@@ -460,35 +493,4 @@ pub(super) fn owners(
         }
     }
     owners
-}
-
-/// Required affinity as kube-scheduler takes it: who counts for one term must match all of them.
-pub(super) fn together(terms: &[PodTerm]) -> Vec<PodTerm> {
-    let mut selector = Some(Term::default());
-    let mut namespaces = Namespaces::All;
-    for term in terms {
-        selector = match (selector, &term.selector) {
-            (Some(Term(mut all)), Some(Term(more))) => {
-                all.extend(
-                    more.iter()
-                        .filter(|e| !all.contains(e))
-                        .cloned()
-                        .collect::<Vec<_>>(),
-                );
-                Some(Term(all))
-            }
-            _ => None,
-        };
-        namespaces = match (namespaces, &term.namespaces) {
-            (Namespaces::Listed(a), Namespaces::Listed(b)) => Namespaces::Listed(&a & b),
-            (Namespaces::All, other) => other.clone(),
-            (listed, Namespaces::All) => listed,
-        };
-    }
-    let term = |term: &PodTerm| PodTerm {
-        topology_key: term.topology_key.clone(),
-        selector: selector.clone(),
-        namespaces: namespaces.clone(),
-    };
-    terms.iter().map(term).collect()
 }

@@ -13,6 +13,9 @@ use serde_json::Value;
 
 use crate::cargo;
 
+mod oracle;
+mod scenarios;
+
 /// Planning beside Karpenter; needs Go, the Go module proxy, and an idle core.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -28,6 +31,12 @@ pub(crate) struct Args {
     /// Core that both are pinned to
     #[arg(long, default_value_t = 0)]
     core: usize,
+    /// Measure nothing: compare what both plan in this many small scenarios
+    #[arg(long, value_name = "SCENARIOS")]
+    oracle: Option<u64>,
+    /// Number of the first of them; one that was printed is run again by it and `--oracle 1`
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    first: u64,
 }
 
 /// What one planning printed.
@@ -65,6 +74,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ];
     cargo::run(cargo::cargo(&build).args(["--example", "plan-bench"]))?;
     let own = target.join("release/examples/plan-bench");
+    if let Some(count) = args.oracle {
+        return oracle::run(args.first, count, &peer, &own, &target.join("karpenter"));
+    }
     let diverse = args.sizes.iter().map(|pods| Case {
         name: format!("{pods} diverse pods"),
         kind: "diverse",

@@ -147,3 +147,29 @@ fn a_chain_of_relations_resolves_and_one_that_contradicts_itself_does_not() {
     plan.refusal("a");
     plan.refusal("b");
 }
+
+/// kube-scheduler counts for a pod's required affinity only pods that all of its terms select.
+#[test]
+fn several_required_relations_ask_for_one_pod_that_meets_them_all() {
+    let wants_both = || {
+        pod("web", |s| {
+            is("web")(s);
+            s.affinity.push(near(label::HOSTNAME, "db"));
+            s.affinity.push(PodTerm {
+                selector: Some(crate::world::term(
+                    "tier",
+                    headstart_core::label::Operator::In,
+                    &["fast"],
+                )),
+                ..near(label::ZONE, "db")
+            });
+        })
+    };
+    let db = |tier: &'static str| {
+        pod("db", move |s| {
+            s.labels = labels([("app", "db"), ("tier", tier)]);
+        })
+    };
+    planned(&World::usual().with([wants_both(), db("slow")])).refusal("web");
+    assert!(planned(&World::usual().with([wants_both(), db("fast")])).together(&["web", "db"]));
+}
