@@ -4,6 +4,7 @@
 //! - 1 to 10, the requirements algebra: tested beside it in `core/src/label/requirements.rs`.
 //! - 30: planning has no time limit, it is bounded by its input. 69, 70: batching is the daemon's.
 //! - 37: a plan is data; nothing here could bind or change a pod.
+//! - 43: `matchLabelKeys` become part of the selector where a pod is read.
 //! - 48: cluster default constraints are not read.
 //! - 73 to 75 and half of 78: what is remembered between rounds, tested in `core/src/capacity`.
 //! - 79 to 83, 85 to 93, 107, 108, 112, 116, 117: the life of claims and of nodes is the daemon's.

@@ -4,6 +4,7 @@ use headstart_core::amount::{CPU, NVIDIA_GPU};
 use headstart_core::label::{self, Operator};
 use headstart_core::money::Millis;
 use headstart_core::offer::{Availability, CapacityType};
+use headstart_core::plan::NewNode;
 use headstart_core::pod::{GROUP_ROLE, Group, ObjectKey};
 use headstart_core::pool::{NODES, NodePool, PoolState};
 use headstart_core::reason::{NotServed, Rejection};
@@ -199,6 +200,36 @@ fn an_offering_is_tried_again_once_its_time_has_come() {
         }
     });
     assert_eq!(planned(&world).nodes.len(), 1);
+}
+
+/// 76
+#[test]
+fn a_type_that_is_not_sold_is_named_as_such() {
+    let world = World::usual().with([pod("p", |_| {})]).but(|snapshot| {
+        for offering in &mut snapshot.offerings {
+            offering.availability = Availability::Never;
+        }
+    });
+    assert!(refused_for(&world, "p").contains(&Rejection::NotSold));
+}
+
+/// 77
+#[test]
+fn reserved_capacity_is_used_first_and_never_twice_whichever_pool_buys() {
+    let mut world = World::selling([(kind("m.small", 2, 8), 0.10)])
+        .with(replicas("p", 3, |s| s.requests = requests(2000, 1)));
+    let reserved = world.offer("m.small", "a", CapacityType::Reserved, 0.0);
+    reserved.launch_budget = Some(1);
+    world.snapshot.pools.push(NodePool::new("other"));
+    let plan = planned(&world);
+    let how = |wanted| {
+        let is = |node: &&NewNode| node.offering.capacity_type == wanted;
+        plan.nodes.iter().filter(is).count()
+    };
+    assert_eq!(
+        (how(CapacityType::Reserved), how(CapacityType::OnDemand)),
+        (1, 2)
+    );
 }
 
 /// 78
