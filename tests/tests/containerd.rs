@@ -15,7 +15,7 @@ use headstart_containerd::{Auth, Committed, Config, Depth, Error, Runtime, Verdi
 use headstart_core::digest::Sha256;
 use headstart_testbed::containerd::{Settings, Version};
 use headstart_testbed::docker_registry::{Access, PASSWORD, USER};
-use world::{Kind, World, warm};
+use world::{Kind, World, until, warm};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -79,6 +79,14 @@ async fn present(version: Version) -> Result<()> {
     let held = warm(&runtime, &image, Depth::Present, HOUR).await?;
     assert_eq!(held.image_id, image.spec.config.descriptor.digest);
 
+    // The CRI learns of each of an image's names by an event of its own.
+    until("the image is listed under both names", || async {
+        let listed = runtime.list().await?;
+        Ok(listed
+            .iter()
+            .all(|image| !image.tags.is_empty() && !image.digests.is_empty()))
+    })
+    .await?;
     let listed = runtime.list().await?;
     let [listed] = &listed[..] else {
         panic!("expected one image: {listed:?}");
