@@ -28,6 +28,7 @@ mod demand;
 mod gang;
 mod limits;
 mod merge;
+mod nominate;
 mod place;
 mod result;
 mod topology;
@@ -338,70 +339,6 @@ impl<'w> Solver<'w> {
         }
         self.topology.version += u64::from(changed);
         changed
-    }
-
-    /// Whether a pod must be spread: others that are counted may keep it off a node once they are
-    /// there. Who excludes somebody does so in any order, and who must be near somebody waits.
-    fn is_spread(&self, pod: usize) -> bool {
-        let demand = &self.demands[self.pods[pod].demand];
-        let mut uses = demand.levels.iter().flat_map(|level| &level.uses);
-        uses.any(|of| matches!(of.rule, topology::Rule::Spread { .. }))
-    }
-
-    /// Puts pods where earlier plans meant them to be, so that planning again changes nothing.
-    fn honour_nominations(&mut self) {
-        if self.world.nominations.is_empty() {
-            return;
-        }
-        let by_name: BTreeMap<&str, usize> = self
-            .bins
-            .iter()
-            .enumerate()
-            .filter_map(|(b, bin)| match &bin.kind {
-                Kind::Existing(existing) => Some((existing.node.name.as_str(), b)),
-                Kind::New(_) => None,
-            })
-            .collect();
-        // Who must be near somebody finds them there only once they are: go round, as for placing.
-        loop {
-            let before = self.placed.len();
-            let units = self.units().into_iter().map(|unit| {
-                let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
-                pods
-            });
-            // Who must be spread was there first; the others came to it.
-            let (first, then): (Vec<_>, Vec<_>) =
-                units.partition(|pods| pods.iter().any(|pod| self.is_spread(*pod)));
-            for pods in first.into_iter().chain(then) {
-                for pod in pods {
-                    let nominee = self.world.nominations.get(self.pods[pod].key);
-                    if let Some(b) = nominee.and_then(|name| by_name.get(name.as_str())) {
-                        self.honour(pod, *b);
-                    }
-                }
-            }
-            if self.placed.len() == before {
-                break;
-            }
-        }
-    }
-
-    /// Puts a pod into the bin it was meant for, if it still can go there.
-    fn honour(&mut self, pod: usize, b: usize) {
-        let d = self.pods[pod].demand;
-        let able = (0..self.demands[d].levels.len()).find(|l| {
-            self.appraise(&self.demands[d], &self.demands[d].levels[*l], b)
-                .is_some()
-        });
-        if let Some(level) = able {
-            self.put(d, level, pod, b);
-            let placed = Placed {
-                bin: b,
-                level,
-                next: None,
-            };
-            self.placed.insert(pod, placed);
-        }
     }
 
     /// Pods that are not placed yet, in the order in which they are planned.

@@ -7,8 +7,8 @@ use headstart_core::money::{HourlyPrice, Millis};
 use headstart_core::node::NodeState;
 use headstart_core::offer::{Availability, Boot, CapacityType};
 use headstart_core::pod::{
-    Eviction, GROUP_ROLE, Group, HostPort, NodePolicy, ObjectKey, Pod, PodTerm, Shape, Spread,
-    TypePattern, Unsatisfiable, Volume,
+    Eviction, GROUP_ROLE, Group, HostPort, NodePolicy, ObjectKey, Phase, Pod, PodTerm, Progress,
+    Shape, Spread, TypePattern, Unsatisfiable, Volume,
 };
 use headstart_core::pool::{GpuPacking, NODES, NodePool, PoolRequirement, PoolState};
 use headstart_core::snapshot::Preferences;
@@ -102,7 +102,7 @@ pub(crate) fn worlds_of_one() -> impl Strategy<Value = World> {
     worlds().prop_map(|mut world| {
         let mut first = true;
         world.snapshot.pods.retain(|pod| {
-            let waits = pod.phase == headstart_core::pod::Phase::Pending;
+            let waits = pod.phase == Phase::Pending;
             !waits || std::mem::take(&mut first)
         });
         for pod in &mut world.snapshot.pods {
@@ -268,9 +268,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
         weighted(0.1, 0_i32..2),
     );
     let company = (
-        weighted(0.15, relation()),
-        weighted(0.2, relation()),
-        prop::collection::vec(spreads(), 0..2),
+        weighted(0.15, prop::collection::vec(relation(), 1..3)),
+        weighted(0.2, prop::collection::vec(relation(), 1..3)),
+        prop::collection::vec(spreads(), 0..3),
         weighted(0.1, relation()),
         weighted(0.1, relation()),
     );
@@ -294,8 +294,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
         shape.labels.insert("app".to_owned(), app.to_owned());
         shape.priority = priority.unwrap_or(0);
         let (affinity, anti, spread, preferred, preferred_anti) = company;
-        shape.affinity.extend(affinity);
-        shape.anti_affinity.extend(anti);
+        shape.affinity = affinity.unwrap_or_default();
+        shape.anti_affinity = anti.unwrap_or_default();
         shape.spread = spread;
         shape
             .preferred_affinity
@@ -423,7 +423,7 @@ struct NodeSpec {
     state: u8,
     taint: Option<Taint>,
     foreign: bool,
-    running: Vec<prop::sample::Index>,
+    running: Vec<(prop::sample::Index, u8)>,
 }
 
 fn nodes() -> impl Strategy<Value = NodeSpec> {
@@ -433,7 +433,7 @@ fn nodes() -> impl Strategy<Value = NodeSpec> {
         0_u8..7,
         weighted(0.2, taints()),
         any::<bool>(),
-        prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        prop::collection::vec((any::<prop::sample::Index>(), 0_u8..6), 0..3),
     )
         .prop_map(|(kind, zone, state, taint, foreign, running)| NodeSpec {
             kind,
@@ -466,14 +466,22 @@ impl NodeSpec {
         node.pool = (!self.foreign).then(|| "pool-0".to_owned());
         if self.state != 1 && self.state != 2 {
             let mut free = node.allocatable.clone();
-            for (n, index) in self.running.iter().enumerate() {
+            for (n, (index, progress)) in self.running.iter().enumerate() {
                 let shape = &index.get(shapes).0;
                 if !shape.requests.fits(&free) {
                     continue;
                 }
                 free.subtract(&shape.requests);
                 let running: Pod = pod(&format!("b{number}-{n}"), |s| *s = shape.clone());
-                world.snapshot.pods.push(on(&name, running));
+                let mut running = on(&name, running);
+                if let Phase::Bound { progress: how, .. } = &mut running.phase {
+                    *how = match progress {
+                        0 => Progress::Terminating,
+                        1 => Progress::Starting,
+                        _ => Progress::Running,
+                    };
+                }
+                world.snapshot.pods.push(running);
             }
         }
         world.snapshot.nodes.push(node);

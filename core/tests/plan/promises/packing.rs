@@ -2,7 +2,7 @@
 
 use headstart_core::amount::{Container, PODS, Resources, Role, pod_requests};
 use headstart_core::label;
-use headstart_core::money::Millis;
+use headstart_core::money::{HourlyPrice, Millis};
 use headstart_core::node::{Node, NodeState};
 use headstart_core::plan::Target;
 use headstart_core::pod::{Eviction, HostPort, Owner, Pod, Shape};
@@ -165,6 +165,18 @@ fn no_second_node_is_bought_while_one_on_its_way_takes_the_pod() {
         .with_node(node_in(NodeState::Leaving, "old"))
         .with([pod("p", |_| {})]);
     assert_eq!(planned(&leaving).nodes.len(), 1);
+}
+
+/// 31
+#[test]
+fn many_pods_wait_for_a_node_on_its_way_rather_than_for_a_later_one() {
+    let world = World::usual().pool(|pool| pool.value_of_time = HourlyPrice(5_000_000));
+    let mut coming = world.node("coming", "m.large", "a");
+    coming.state = NodeState::InFlight {
+        expected: world.snapshot.now + Millis::from_secs(5),
+    };
+    let world = world.with_node(coming).with(replicas("p", 8, |_| {}));
+    assert_eq!(planned(&world).nodes, []);
 }
 
 /// 33
