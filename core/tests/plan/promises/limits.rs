@@ -206,9 +206,9 @@ fn an_offering_is_tried_again_once_its_time_has_come() {
 fn a_type_that_is_sold_nowhere_is_named_among_the_refusals() {
     let world = World::selling([(kind("m.small", 2, 8), 0.10)])
         .but(|snapshot| {
-            snapshot.offerings.iter_mut().for_each(|o| {
-                o.availability = Availability::Never;
-            })
+            for offering in &mut snapshot.offerings {
+                offering.availability = Availability::Never;
+            }
         })
         .with([pod("p", |_| {})]);
     assert_eq!(refused_for(&world, "p"), [Rejection::NotSold]);
