@@ -120,6 +120,7 @@ fn one_pod() -> serde_json::Value {
             snapshot.pods.pop();
         }
     }
+    let first = rounds[0];
     rounds.sort_by(f64::total_cmp);
     walls.sort_by(f64::total_cmp);
     figures.extend(BTreeMap::from([
@@ -127,6 +128,7 @@ fn one_pod() -> serde_json::Value {
         ("setupWall", setup_wall.into()),
         ("solve", rounds[rounds.len() / 2].into()),
         ("solveWall", walls[walls.len() / 2].into()),
+        ("solveFirst", first.into()),
         ("solveMost", rounds[rounds.len() - 1].into()),
         ("peakBytes", peak().into()),
         ("violations", violations.into()),
