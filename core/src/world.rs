@@ -122,7 +122,7 @@ impl World {
             class_ids: HashMap::new(),
             bound: HashMap::new(),
             daemons: snapshot.daemons.clone(),
-            compact_at: SPARE_SHAPES,
+            compact_at: 0,
         };
         for pod in &snapshot.pods {
             world.place_pod(pod);
@@ -132,6 +132,7 @@ impl World {
         }
         let names: Vec<String> = world.slots.keys().cloned().collect();
         names.iter().for_each(|name| world.refresh(name));
+        world.compact_at = 2 * world.shapes.len() + SPARE_SHAPES;
         world
     }
 
