@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use super::TURN;
 use super::caches::Caches;
 use super::candidate::Facts;
-use crate::money::HourlyPrice;
+use crate::money::{HourlyPrice, Millis};
 use crate::pod::{ObjectKey, Phase, Pod, Progress};
 use crate::pool::DisruptionReason;
 use crate::snapshot::Snapshot;
@@ -131,11 +132,19 @@ pub(super) struct Queue<'a>(BinaryHeap<Reverse<Rank<'a>>>);
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Rank<'a> {
+    /// Those whose turn it is first; see [`Queue::turn`].
+    turn: Turn,
     /// What retiring it is good for: more first.
     gain: Reverse<u64>,
     /// What its caches are worth: less first.
     caches: u64,
     unit: Unit<'a>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Now,
+    Later,
 }
 
 impl<'a> Queue<'a> {
@@ -147,12 +156,30 @@ impl<'a> Queue<'a> {
     ) -> Self {
         let ranked = units.into_iter().map(|unit| {
             Reverse(Rank {
+                turn: Turn::Now,
                 gain: Reverse(gain(&unit, reason, facts)),
                 caches: worth(&unit, caches),
                 unit,
             })
         });
         Self(ranked.collect())
+    }
+
+    /// Where there are more units than the `most` that one round can try, lets each have its turn: as
+    /// many of the first are put last as had theirs in the turns before `now`.
+    pub(super) fn turn(&mut self, most: usize, now: Millis) {
+        let all = self.0.len();
+        if all <= most {
+            return;
+        }
+        let turns = usize::try_from(now.0 / TURN.0).unwrap_or(0) % all;
+        let skipped = (turns * most.max(1)) % all;
+        let mut ranks = std::mem::take(&mut self.0).into_vec();
+        ranks.sort_unstable_by(|Reverse(a), Reverse(b)| a.cmp(b));
+        for Reverse(rank) in ranks.iter_mut().take(skipped) {
+            rank.turn = Turn::Later;
+        }
+        self.0 = ranks.into();
     }
 
     pub(super) fn next(&mut self, caches: &Caches<'a>) -> Option<Unit<'a>> {

@@ -386,3 +386,46 @@ fn a_group_of_which_a_member_must_stay_or_still_waits_does_not_move_at_all() {
     assert_eq!(narrow.kept("a"), Some(Kept::Budget { allowed: 1 }));
     assert_eq!(narrow.kept("b"), Some(Kept::Budget { allowed: 1 }));
 }
+
+// Large clusters
+
+#[test]
+fn where_one_round_cannot_try_all_nodes_each_has_its_turn() {
+    let mut world = world();
+    for n in 0..5 {
+        let name = format!("n{n}");
+        world.node(&name, "small");
+        world.pod(&name, &name, 100);
+    }
+    let plan = Plan::default();
+    let (facts, _) = candidate::facts(&world.snapshot, &world.policy, &plan);
+    let caches = Caches::new(&world.snapshot, &world.policy);
+    let able: BTreeSet<&str> = facts.keys().copied().collect();
+    let order = |most, seconds| {
+        let (units, _) = unit::units(&facts, &able, &world.snapshot);
+        let reason = DisruptionReason::Underused;
+        let mut queue = unit::Queue::new(units, reason, &facts, &caches);
+        queue.turn(most, Millis::from_secs(seconds));
+        std::iter::from_fn(|| queue.next(&caches))
+            .map(|unit| unit.nodes[0])
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(order(2, 0), ["n0", "n1", "n2", "n3", "n4"]);
+    assert_eq!(order(2, 59), order(2, 0));
+    assert_eq!(order(2, 60), ["n2", "n3", "n4", "n0", "n1"]);
+    assert_eq!(order(2, 120), ["n4", "n0", "n1", "n2", "n3"]);
+    assert_eq!(order(5, 60), order(2, 0), "all can be tried");
+}
+
+#[test]
+fn when_most_nodes_are_under_used_their_pods_still_find_each_other() {
+    let mut world = world();
+    for n in 0..12 {
+        let name = format!("n{n:02}");
+        world.node(&name, "large");
+        world.pod(&name, &name, 500);
+    }
+    let plan = world.retire();
+    assert_eq!(plan.retire.len(), 11);
+    assert_eq!(plan.kept.len(), 1);
+}
