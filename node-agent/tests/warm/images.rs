@@ -541,3 +541,21 @@ async fn many_images_at_once_are_unpacked_by_few_processes() {
     // Two images with two to eight each.
     assert!((2..=16).contains(&most), "{most} at once");
 }
+
+#[tokio::test]
+async fn a_registry_that_asks_for_hours_is_one_to_come_back_to() {
+    let site = Site::new(Options::default()).await;
+    let image = Image::make(&Recipe::trees(1, 1, 100_000)).unwrap();
+    let reference = site.put("busy", &image);
+    let layer = When::path(&image.blobs[1].digest.to_string());
+    let fault = Fault::RetryAfter {
+        status: 429,
+        value: "7200".to_owned(),
+    };
+    site.registry.faults().add(layer, fault);
+    let ran = site.warm(&["--image", &reference]).await.exits(4);
+    assert_eq!(ran.of("failed", &reference)["transient"], true);
+    let line = ran.failed(&reference);
+    assert!(line.contains("layer 0"), "{line}");
+    assert!(line.contains("same command again in 7200 s"), "{line}");
+}

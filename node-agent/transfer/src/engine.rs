@@ -181,7 +181,14 @@ impl Engine {
             match (moved.await, &mismatch) {
                 (Ok(()), _) => {}
                 // Of several sources, another may be the one that is alive and honest.
-                (Err(FetchError::Sources { .. } | FetchError::Stalled { .. }), Some(_)) => continue,
+                (
+                    Err(
+                        FetchError::Sources { .. }
+                        | FetchError::Busy { .. }
+                        | FetchError::Stalled { .. },
+                    ),
+                    Some(_),
+                ) => continue,
                 (Err(error), _) => return Err(error),
             }
             let finishing = sink.clone();

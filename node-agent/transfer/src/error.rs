@@ -19,6 +19,19 @@ pub enum FetchError {
         /// What each said.
         reasons: Vec<String>,
     },
+    /// Whoever has it asks to wait for longer than is waited here.
+    #[error(
+        "{name}: no source gives it now: {}; run the same command again in {} s",
+        reasons.join("; "), wait.as_secs()
+    )]
+    Busy {
+        /// The blob.
+        name: String,
+        /// The shortest time that one of them asks for.
+        wait: Duration,
+        /// What each said.
+        reasons: Vec<String>,
+    },
     /// Nothing worth the name arrived for too long.
     #[error("{name}: nothing arrived for {} s; last: {last}", waited.as_secs())]
     Stalled {
@@ -72,7 +85,10 @@ pub enum FetchError {
 impl FetchError {
     /// Whether the same fetch may succeed later without anybody changing anything here.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Stalled { .. } | Self::Cancelled { .. })
+        matches!(
+            self,
+            Self::Busy { .. } | Self::Stalled { .. } | Self::Cancelled { .. }
+        )
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) struct PlaceState {
     pub(super) host: String,
     pub(super) mode: Mode,
     pub(super) lanes: usize,
-    pub(super) dead: Option<String>,
+    pub(super) dead: Option<Dead>,
     pub(super) refusals: u32,
     pub(super) strikes: u32,
     pub(super) failures: u32,
@@ -252,26 +252,30 @@ impl Transfer {
                 return;
             }
             Outcome::Dead(reason) => {
-                state.dead = Some(reason);
+                state.dead = Some(Dead::of(reason));
                 return;
             }
             Outcome::Busy(wait, last) => {
                 if wait > limits.patience {
-                    state.dead = Some(format!("{last}, longer than anyone waits here"));
+                    state.dead = Some(Dead {
+                        reason: format!("{last}, longer than anyone waits here"),
+                        wait: Some(wait),
+                    });
                 }
                 last
             }
             Outcome::Refused(last) => {
                 state.refusals += 1;
                 if state.refusals >= MAX_REFUSALS {
-                    state.dead = Some(format!("{last}, {MAX_REFUSALS} times in a row"));
+                    let reason = format!("{last}, {MAX_REFUSALS} times in a row");
+                    state.dead = Some(Dead::of(reason));
                 }
                 last
             }
             Outcome::Strike(last) => {
                 state.strikes += 1;
                 if state.strikes >= MAX_STRIKES {
-                    state.dead = Some(format!("{last}, {MAX_STRIKES} times"));
+                    state.dead = Some(Dead::of(format!("{last}, {MAX_STRIKES} times")));
                 }
                 last
             }
@@ -305,13 +309,21 @@ impl Transfer {
         if self.landed == self.size && self.todo.is_empty() {
             self.end(Ok(()));
         } else if self.places.iter().all(|state| state.dead.is_some()) {
-            let reason = |state: &PlaceState| state.dead.clone();
-            let mut reasons: Vec<String> = self.places.iter().filter_map(reason).collect();
+            let dead = || self.places.iter().filter_map(|state| state.dead.as_ref());
+            let mut reasons: Vec<String> = dead().map(|dead| dead.reason.clone()).collect();
             if reasons.is_empty() {
                 reasons.push("none was given".to_owned());
             }
             let name = self.name.clone();
-            self.end(Err(FetchError::Sources { name, reasons }));
+            let error = match dead().filter_map(|dead| dead.wait).min() {
+                Some(wait) => FetchError::Busy {
+                    name,
+                    wait,
+                    reasons,
+                },
+                None => FetchError::Sources { name, reasons },
+            };
+            self.end(Err(error));
         }
     }
 
@@ -331,6 +343,19 @@ pub(super) struct Settled {
     pub(super) now: Instant,
     /// Around 1, so that many agents do not come back together.
     pub(super) jitter: f64,
+}
+
+/// Why a place is of no use.
+pub(super) struct Dead {
+    reason: String,
+    /// When it may be of use again, if it said so.
+    wait: Option<Duration>,
+}
+
+impl Dead {
+    fn of(reason: String) -> Self {
+        Self { reason, wait: None }
+    }
 }
 
 impl PlaceState {

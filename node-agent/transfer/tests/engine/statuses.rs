@@ -90,6 +90,8 @@ async fn a_wait_longer_than_anyone_waits_here_fails_at_once() {
             error.to_string().contains("longer than anyone waits here"),
             "{error}"
         );
+        assert!(matches!(error, FetchError::Busy { .. }), "{error:?}");
+        assert!(error.is_transient(), "{error}");
         assert!(case.server.record().requests.len() <= 8);
     }
 }
