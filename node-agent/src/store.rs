@@ -170,7 +170,7 @@ pub enum StoreError {
     },
     /// Not enough room.
     #[error(
-        "no room for {}: {} may be used of {}, and {} could be evicted",
+        "no room for {}: {} may be used of {}, and {} could be evicted: free space there, raise --quota where one is set, or choose a larger disk with --root",
         Bytes(*need), Bytes(*usable), root.display(), Bytes(*evictable)
     )]
     Full {

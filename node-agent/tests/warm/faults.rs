@@ -71,7 +71,7 @@ async fn a_tampered_file_is_named_and_never_seen_and_the_others_are_ready() {
         "{error}"
     );
     assert!(
-        error.contains(&wrong.etag()) && error.contains("nothing was kept"),
+        error.contains(&wrong.etag()) && error.contains("nothing was kept: try again"),
         "{error}"
     );
     assert_snapshot(&ran.cache("org/fine"), "org/fine", &commit, &fine, &READ);

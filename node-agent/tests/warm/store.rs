@@ -89,6 +89,7 @@ async fn a_model_that_does_not_fit_is_refused_before_its_first_byte() {
         line.contains("no room for") && line.contains(bed.root().to_str().unwrap()),
         "{line}"
     );
+    assert!(line.contains("raise --quota"), "{line}");
     ran.ready("org/tiny");
     let big = bed.hub.log().count(|entry| {
         entry.path.contains("org/big") && entry.method == "GET" && !entry.path.contains("/api/")

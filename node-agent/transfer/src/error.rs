@@ -33,7 +33,10 @@ pub enum FetchError {
         reasons: Vec<String>,
     },
     /// Nothing worth the name arrived for too long.
-    #[error("{name}: nothing arrived for {} s; last: {last}", waited.as_secs())]
+    #[error(
+        "{name}: nothing arrived for {} s; last: {last}; run the same command again once it answers",
+        waited.as_secs()
+    )]
     Stalled {
         /// The blob.
         name: String,
@@ -43,7 +46,9 @@ pub enum FetchError {
         last: String,
     },
     /// The bytes are not what was asked for.
-    #[error("{name}: content mismatch: expected {expected}, {from} sent {found}; nothing was kept")]
+    #[error(
+        "{name}: content mismatch: expected {expected}, {from} sent {found}; nothing was kept: try again, and if it stays so have it replaced there or use another source"
+    )]
     Mismatch {
         /// The blob.
         name: String,

@@ -486,7 +486,7 @@ async fn a_hub_that_accepts_and_never_answers_is_given_up() {
     let hub = Hub::new(url, None).with_patience(patience);
     let error = hub.resolve(&http(), &model("org/name")).await.unwrap_err();
     assert!(
-        chain(&error).contains("sent no response headers in time"),
+        chain(&error).contains("sent no response headers in time (check that it is up"),
         "{}",
         chain(&error)
     );

@@ -58,7 +58,7 @@ pub enum NetError {
         to: String,
     },
     /// The name does not resolve.
-    #[error("{host} does not resolve")]
+    #[error("{host} does not resolve (check its spelling, and the resolver of this machine)")]
     Dns {
         /// Host asked for.
         host: String,
@@ -82,7 +82,7 @@ pub enum NetError {
         reason: String,
     },
     /// Nothing came in time.
-    #[error("{url} sent no {what} in time")]
+    #[error("{url} sent no {what} in time (check that it is up, and the way there)")]
     Timeout {
         /// URL, without query.
         url: String,

@@ -31,6 +31,8 @@ async fn a_refused_connection_is_tried_until_patience_ends() {
     let error = fails(url.as_str()).await;
     assert!(matches!(error, FetchError::Stalled { .. }), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
+    let advice = "run the same command again";
+    assert!(error.to_string().contains(advice), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,7 +42,7 @@ async fn a_name_that_does_not_resolve_is_tried_until_patience_ends() {
     assert!(
         error
             .to_string()
-            .contains("no-such-host.invalid does not resolve"),
+            .contains("no-such-host.invalid does not resolve (check its spelling"),
         "{error}"
     );
 }
