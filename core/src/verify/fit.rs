@@ -230,6 +230,15 @@ pub(super) fn alone(
     (apart || guarded).then_some(Rejection::Dedicated)
 }
 
+/// Whether the node has enough for the pod with nothing there but its daemons.
+pub(super) fn fits_empty(shape: &Shape, site: &Site<'_>) -> bool {
+    let mut free = site.allocatable.clone();
+    for daemon in &site.daemons {
+        free.subtract(&demand(daemon));
+    }
+    demand(shape).fits(&free)
+}
+
 /// Whether the pod still fits beside all that is there.
 pub(super) fn has_room(state: &State<'_>, shape: &Shape, site: &Site<'_>) -> bool {
     let mut free = site.allocatable.clone();

@@ -21,6 +21,8 @@ struct Skew {
     late: BTreeMap<String, i64>,
     /// What the emptiest domain has.
     least: i64,
+    /// What it has if every domain counts that may be taken to be one.
+    least_in_doubt: i64,
 }
 
 /// Skews by shape and index of the constraint, each computed once.
@@ -93,7 +95,7 @@ impl<'a> Skews<'a> {
     ) -> Option<Rejection> {
         let when = Unsatisfiable::DoNotSchedule;
         self.broken(state, shape, labels, when, |skew, itself, domain| {
-            skew.at_most.get(domain).copied().unwrap_or(0) + itself - skew.least
+            skew.at_most.get(domain).copied().unwrap_or(0) + itself - skew.least_in_doubt
         })
     }
 
@@ -168,24 +170,21 @@ impl Skew {
         }
         let enough =
             |domains: usize| (spread.min_domains).is_none_or(|wanted| domains >= wanted as usize);
-        let least = if spread.topology_key == HOSTNAME || !enough(all.len()) {
-            0
+        let (least, least_in_doubt) = if spread.topology_key == HOSTNAME || !enough(all.len()) {
+            (0, 0)
         } else {
-            let empty = (possible.iter())
-                .filter(|site| !is_for_others(carrier, site))
-                .filter_map(domain)
-                .any(|d| !all.contains_key(&d));
-            if empty {
-                0
-            } else {
-                all.values().min().copied().unwrap_or(0)
-            }
+            let in_doubt = (at_most.keys().cloned())
+                .chain(possible.iter().filter_map(domain))
+                .map(|domain| all.get(&domain).copied().unwrap_or(0));
+            let of = |counts: Option<i64>| counts.unwrap_or(0);
+            (of(all.values().min().copied()), of(in_doubt.min()))
         };
         Self {
             counts: all,
             at_most,
             late,
             least,
+            least_in_doubt,
         }
     }
 
@@ -221,7 +220,8 @@ enum Turn {
 
 /// Whether a node is bought or started, and not for pods like this one.
 fn is_for_others(carrier: &Shape, site: &Site<'_>) -> bool {
-    site.node.is_none_or(is_stopped) && fit::of_itself(carrier, site).is_some()
+    let unusable = || fit::of_itself(carrier, site).is_some() || !fit::fits_empty(carrier, site);
+    site.node.is_none_or(is_stopped) && unusable()
 }
 
 /// Whether the constraint counts pods of that shape.
