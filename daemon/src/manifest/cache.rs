@@ -12,7 +12,7 @@ use headstart_core::snapshot::Wish;
 use super::finding::{Findings, Subject};
 use super::object::Placed;
 use super::{item, select};
-use crate::api::{CacheItem, ItemPhase, NodeCache, Prefetch};
+use headstart_api::{CacheItem, ItemPhase, NodeCache, Prefetch};
 
 /// Inventories by node. `observed` is 0 where nothing says when it was reported.
 pub(crate) fn inventories(

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use super::finding::{Findings, Place, Subject, likely, quoted};
 use super::source::{Document, kind_of};
 use super::{lws, ray};
-use crate::api::{NodeCache, NodePool, Prefetch};
+use headstart_api::{NodeCache, NodePool, Prefetch};
 
 /// Most labels, and most annotations, of one object. The API has no such limit, but an object with
 /// more would not fit into its store.

@@ -14,7 +14,7 @@ use super::finding::{Findings, Subject};
 use super::object::Placed;
 use super::window::Window;
 use super::{alias, select};
-use crate::api::{self, Amount, BudgetReason, CountOrPercent, Expiry, GpuSharing};
+use headstart_api::{self as api, Amount, BudgetReason, CountOrPercent, Expiry, GpuSharing};
 
 /// A pool, and when each of its disruption budgets holds.
 #[derive(Clone, Debug)]

@@ -3,105 +3,131 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::scalar::{Amount, CountOrPercent, Expiry, Price, Span};
+use crate::scalar::{Amount, CountOrPercent, Expiry, Price, Span};
 
 /// What is wanted of a pool. Everything that narrows the choice holds together.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "headstart.dev",
+    version = "v1alpha1",
+    kind = "NodePool",
+    plural = "nodepools",
+    shortname = "hspool",
+    category = "headstart",
+    status = "NodePoolStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    printcolumn = r#"{"name": "Nodes", "type": "integer", "jsonPath": ".status.nodes"}"#,
+    printcolumn = r#"{"name": "USD/h", "type": "number", "jsonPath": ".status.hourlyCost"}"#,
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name": "Weight", "type": "integer", "jsonPath": ".spec.weight"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct NodePoolSpec {
+pub struct NodePoolSpec {
     /// Which pods it serves, by their labels. Without it, all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) pod_selector: Option<LabelSelector>,
+    pub pod_selector: Option<LabelSelector>,
     /// Conditions on the labels of its nodes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) requirements: Vec<Requirement>,
+    pub requirements: Vec<Requirement>,
     /// `spot`, `on-demand`, `reserved`. Without it, any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) capacity_types: Vec<String>,
+    pub capacity_types: Vec<String>,
     /// GPU models, such as `L4` and `A10G`. Without it, any or none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) gpu_skus: Vec<String>,
+    pub gpu_skus: Vec<String>,
     /// Most GPUs on one node.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_gpus: Option<u32>,
+    pub max_gpus: Option<u32>,
     /// Instance families that may be bought, such as `g6`. Without it, any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) families: Vec<String>,
+    pub families: Vec<String>,
     /// Instance families that may not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) exclude_families: Vec<String>,
+    pub exclude_families: Vec<String>,
     /// A regular expression that is found in the name of the instance type, such as `^g6\.`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) instance_type_regexp: Option<String>,
+    pub instance_type_regexp: Option<String>,
     /// Highest price of one node, USD per hour.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_hourly_cost: Option<Price>,
+    pub max_hourly_cost: Option<Price>,
     /// Zones. Without it, any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) zones: Vec<String>,
+    pub zones: Vec<String>,
     /// Most of each resource over all its nodes: `cpu`, `memory`, `nvidia.com/gpu`, and `nodes`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) limits: BTreeMap<String, Amount>,
+    pub limits: BTreeMap<String, Amount>,
     /// Labels its nodes get.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Taints its nodes get.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) taints: Vec<PoolTaint>,
+    pub taints: Vec<PoolTaint>,
     /// Taints its nodes get that something takes away once they are ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) startup_taints: Vec<PoolTaint>,
+    pub startup_taints: Vec<PoolTaint>,
     /// Pools of higher weight are tried first. 0 when not given.
-    pub(crate) weight: i32,
+    pub weight: i32,
     /// What an hour of waiting for a node is worth, in USD. 0 when not given: the cheapest wins.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) value_of_time: Option<Price>,
+    pub value_of_time: Option<Price>,
     /// How long a node is expected to be used; the price counts over this time. One hour when not
     /// given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) expected_life: Option<Span>,
+    pub expected_life: Option<Span>,
     /// When a pod gets a node of its own.
-    pub(crate) packing: Packing,
+    pub packing: Packing,
     /// When nodes are given back.
-    pub(crate) disruption: Disruption,
+    pub disruption: Disruption,
     /// How many volumes of each CSI driver a new node attaches.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) volume_limits: BTreeMap<String, u32>,
+    pub volume_limits: BTreeMap<String, u32>,
     /// Settings of the cloud provider, read by it alone.
     #[serde(skip_serializing_if = "Map::is_empty")]
-    pub(crate) provider: Map<String, Value>,
+    pub provider: Map<String, Value>,
 }
 
 /// What is reported of a pool.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct NodePoolStatus {
+pub struct NodePoolStatus {
+    /// Its nodes, those on their way included.
+    pub nodes: u32,
+    /// What they cost, USD per hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hourly_cost: Option<Price>,
+    /// What they have of each resource that `limits` counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, Amount>,
     /// `Ready` says whether it may buy.
-    pub(crate) conditions: Vec<Condition>,
+    pub conditions: Vec<Condition>,
 }
 
 /// One condition on the labels of a pool's nodes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Requirement {
+pub struct Requirement {
     /// Label.
-    pub(crate) key: String,
+    pub key: String,
     /// How it compares.
-    pub(crate) operator: RequirementOperator,
+    pub operator: RequirementOperator,
     /// With what: none for `Exists` and `DoesNotExist`, one integer for `Gt`, `Lt`, `Gte`, `Lte`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) values: Vec<String>,
+    pub values: Vec<String>,
     /// How many different values the types considered for one node must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) min_values: Option<u32>,
+    pub min_values: Option<u32>,
 }
 
 /// How a requirement compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum RequirementOperator {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RequirementOperator {
     /// One of the values.
     In,
     /// None of the values, or absent.
@@ -121,35 +147,35 @@ pub(crate) enum RequirementOperator {
 }
 
 /// A taint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct PoolTaint {
+pub struct PoolTaint {
     /// Key.
-    pub(crate) key: String,
+    pub key: String,
     /// Value.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) value: String,
+    pub value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
-    pub(crate) effect: String,
+    pub effect: String,
 }
 
 /// When a pod gets a node of its own instead of sharing one.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct Packing {
+pub struct Packing {
     /// When it asks for at least this much CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) dedicated_cpu: Option<Amount>,
+    pub dedicated_cpu: Option<Amount>,
     /// When it asks for at least this much memory.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) dedicated_memory: Option<Amount>,
+    pub dedicated_memory: Option<Amount>,
     /// Whether GPU pods share nodes.
-    pub(crate) gpu: GpuSharing,
+    pub gpu: GpuSharing,
 }
 
 /// Whether GPU pods share nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum GpuSharing {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GpuSharing {
     /// Where it is cheaper per pod.
     #[default]
     Share,
@@ -158,47 +184,47 @@ pub(crate) enum GpuSharing {
 }
 
 /// When nodes are given back.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct Disruption {
+pub struct Disruption {
     /// How long a node must have been empty or under-used. Five minutes when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) consolidate_after: Option<Span>,
+    pub consolidate_after: Option<Span>,
     /// Requested share of CPU or memory, in per cent, below which a shared node is under-used. 20
     /// when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) underused_shared_percent: Option<u32>,
+    pub underused_shared_percent: Option<u32>,
     /// The same for a node that one pod has of its own. 75 when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) underused_dedicated_percent: Option<u32>,
+    pub underused_dedicated_percent: Option<u32>,
     /// Greatest age of a node, or `Never`, which holds when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) expire_after: Option<Expiry>,
+    pub expire_after: Option<Expiry>,
     /// How many nodes may be disrupted at once; the strictest counts. A tenth when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) budgets: Option<Vec<Budget>>,
+    pub budgets: Option<Vec<Budget>>,
 }
 
 /// A limit on nodes disrupted at once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Budget {
+pub struct Budget {
     /// How many, or which share.
-    pub(crate) nodes: CountOrPercent,
+    pub nodes: CountOrPercent,
     /// For which reasons; for all when not given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) reasons: Vec<BudgetReason>,
+    pub reasons: Vec<BudgetReason>,
     /// When it begins to hold, as five cron fields in UTC. With `duration`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) schedule: Option<String>,
+    pub schedule: Option<String>,
     /// For how long it holds then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) duration: Option<Span>,
+    pub duration: Option<Span>,
 }
 
 /// Why a node is given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum BudgetReason {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BudgetReason {
     /// Nothing but daemons runs on it.
     Empty,
     /// Its pods fit elsewhere.

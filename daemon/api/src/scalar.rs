@@ -1,26 +1,28 @@
 //! Values that a person may write in more than one way: amounts, prices, spans of time.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use headstart_core::money::{HourlyPrice, Millis};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// An amount of a resource: `2`, `500m`, `10Gi`, as a number or a text. Read later, by resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Amount(pub(crate) String);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Amount(pub String);
 
 /// US dollars per hour, as a number or a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Price(pub(crate) HourlyPrice);
+pub struct Price(pub HourlyPrice);
 
 /// A span of time: `300s`, `5m`, `1h30m`, `720h`, `30d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Millis);
+pub struct Span(pub Millis);
 
 /// A span of time or `Never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expiry {
+pub enum Expiry {
     /// After this long.
     After(Millis),
     /// Never.
@@ -29,7 +31,7 @@ pub(crate) enum Expiry {
 
 /// A number of nodes, or a share of them: `3` or `10%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CountOrPercent {
+pub enum CountOrPercent {
     /// This many.
     Count(u32),
     /// This many of a hundred.
@@ -40,7 +42,7 @@ const SPAN_FORM: &str = "write it as 300s, 5m, 1h30m or 30d";
 
 impl Span {
     /// Reads a span.
-    pub(crate) fn read(text: &str) -> Result<Self, String> {
+    pub fn read(text: &str) -> Result<Self, String> {
         let fail = |problem: &str| Err(format!("{text:?} {problem}; {SPAN_FORM}"));
         let mut rest = text.trim();
         let mut total = 0_u64;
@@ -123,6 +125,33 @@ impl Visitor<'_> for AnyText {
         Ok(value.chars().take(100).collect())
     }
 }
+
+/// The schema of a value that the API server takes as `schema`.
+macro_rules! written_as {
+    ($type:ident, $schema:tt) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+written_as!(Amount, { "x-kubernetes-int-or-string": true });
+written_as!(Price, { "type": "number", "minimum": 0 });
+written_as!(Span, { "type": "string", "maxLength": 40, "pattern": "^([0-9]+(ms|s|m|h|d))+$|^0$" });
+written_as!(Expiry, {
+    "type": "string", "maxLength": 40, "pattern": "^([0-9]+(ms|s|m|h|d))+$|^0$|^Never$"
+});
+written_as!(CountOrPercent, { "x-kubernetes-int-or-string": true });
 
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
