@@ -14,6 +14,7 @@ mod manifest;
 mod plan;
 #[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;
+mod run;
 
 fn main() -> ExitCode {
     cli::run(cli::Cli::parse())
