@@ -13,6 +13,8 @@ mod manifest;
 mod plan;
 #[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;
+#[allow(dead_code, reason = "the control loop that asks it is being joined")]
+mod resolve;
 
 fn main() -> ExitCode {
     cli::run(cli::Cli::parse())
