@@ -19,12 +19,11 @@ use tracing::info;
 pub(crate) use self::config::RunArgs;
 use self::gauges::Gauges;
 use self::lease::Elector;
-use self::mind::{Mind, Resolve, Unresolved};
+use self::mind::Mind;
 use self::round::{Doors, Rounds, Settings};
 use self::say::Speaker;
 use self::serve::Pages;
 use self::write::Writer;
-use crate::provider::Provider;
 
 mod announced;
 mod calls;
@@ -37,6 +36,7 @@ mod lease;
 mod life;
 mod mind;
 mod nodes;
+mod outside;
 mod picture;
 mod report;
 mod round;
@@ -73,9 +73,19 @@ async fn run(args: RunArgs) -> Result<()> {
     let client = client().await?;
     let identity = args.identity();
     info!(identity, cluster = args.cluster_name, "starts");
-    let provider = provider(&args, &client)?;
-    let resolver: Arc<dyn Resolve> = Arc::new(Unresolved);
-    let (_learned, resolved) = mpsc::channel(1);
+    let (provider, resolver) = outside::open(&args.outside, &args.provider)?;
+    let word = provider.as_ref().map_or("none", |provider| provider.name());
+    info!(provider = word, "nodes come from there");
+    let (learned, resolved) = mpsc::channel(1);
+    let told = resolver.clone();
+    tokio::spawn(async move {
+        loop {
+            told.changed().await;
+            if learned.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
     let mut registry = Registry::default();
     let gauges = Arc::new(Gauges::new(&mut registry));
     let registry = Arc::new(Mutex::new(registry));
@@ -105,7 +115,7 @@ async fn run(args: RunArgs) -> Result<()> {
     let (answer, answers) = mpsc::unbounded_channel();
     let calls = provider.map(|provider| calls::Calls::new(provider, lead.clone(), answer));
     let rounds = Rounds::new(
-        Mind::new(Policy::default(), resolver),
+        Mind::new(Policy::default(), Arc::new(resolver)),
         calls,
         Writer::new(client.clone(), lead.clone(), &args.namespace, &args.lease),
         Speaker::start(client.clone(), &identity, stop.clone()),
@@ -150,14 +160,4 @@ async fn client() -> Result<Client> {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config).context("make a client")
-}
-
-/// Where nodes come from; nowhere in companion mode.
-fn provider(args: &RunArgs, _client: &Client) -> Result<Option<Arc<dyn Provider>>> {
-    match &args.provider {
-        config::ProviderKind::None => Ok(None),
-        config::ProviderKind::Kwok | config::ProviderKind::External(_) => {
-            anyhow::bail!("this build has no such provider; use --provider none")
-        }
-    }
 }

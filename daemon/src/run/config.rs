@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use url::Url;
 
+use super::outside::OutsideArgs;
+
 /// Run the control plane: watch the cluster, buy nodes, say what they fetch
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
@@ -69,6 +71,8 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     pub(crate) orphan_seconds: u64,
+    #[command(flatten)]
+    pub(crate) outside: OutsideArgs,
 }
 
 /// Where nodes come from.

@@ -21,6 +21,7 @@ use headstart_core::world::World;
 
 use crate::manifest::book::Book;
 use crate::plan::items::assumed;
+use crate::resolve::Resolved;
 
 /// Most items whose sizes are remembered before those that nobody uses are forgotten.
 const MOST_ITEMS: usize = 4096;
@@ -29,25 +30,6 @@ const MOST_ITEMS: usize = 4096;
 pub(crate) trait Resolve: Send + Sync {
     /// What is known of an item now. What is not known is looked up in the background.
     fn look_up(&self, item: &Item) -> Option<Resolved>;
-}
-
-/// What an item stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Resolved {
-    /// The same item with its pin.
-    pub(crate) item: Item,
-    /// Its bytes.
-    pub(crate) size: ItemSize,
-}
-
-/// Resolves nothing: only what is written by digest or commit can be fetched.
-#[derive(Debug)]
-pub(crate) struct Unresolved;
-
-impl Resolve for Unresolved {
-    fn look_up(&self, _: &Item) -> Option<Resolved> {
-        None
-    }
 }
 
 /// The world as it is planned with.
