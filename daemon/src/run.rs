@@ -57,6 +57,7 @@ pub(crate) fn command(args: &RunArgs) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime");
     match runtime.and_then(|runtime| runtime.block_on(run(args.clone()))) {

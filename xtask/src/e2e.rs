@@ -43,6 +43,12 @@ const BINARIES: [&str; 6] = [
 /// time, once, and nothing of the product needs the cluster yet.
 const CLUSTER: &str = "cluster";
 
+/// The control plane's, which needs the cluster.
+const DAEMON: &str = "daemon";
+
+/// Names the daemon's binary for the tests.
+const DAEMON_PROGRAM: &str = "HEADSTART_DAEMON";
+
 /// The test of large files through Xet storage.
 const XET: &str = "xet";
 
@@ -50,7 +56,7 @@ const XET: &str = "xet";
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Only these test binaries
-    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", "clouds", CLUSTER, XET])]
+    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", "clouds", CLUSTER, DAEMON, XET])]
     test: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
@@ -69,11 +75,9 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
-    let named = args
-        .test
-        .iter()
-        .any(|test| test == CLUSTER)
-        .then_some(CLUSTER);
+    let named = [CLUSTER, DAEMON]
+        .into_iter()
+        .filter(|name| args.test.iter().any(|test| test == name));
     for binary in BINARIES
         .into_iter()
         .filter(|name| wanted(name))
@@ -91,7 +95,12 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         test.args(["--test", binary, "--"]).args(&args.filter);
         test.env(provision::PROVISIONED, &provisioned)
             .env(AGENT, &agent);
-        if binary == CLUSTER {
+        if binary == DAEMON {
+            let build = ["build", "--locked", "--package", "headstart"];
+            cargo::run(&mut cargo::cargo(&build))?;
+            test.env(DAEMON_PROGRAM, target.join("debug/headstart"));
+        }
+        if [CLUSTER, DAEMON].contains(&binary) {
             let programs = provision::kubernetes(&cargo::root(), &target)?;
             test.env(provision::KUBERNETES, programs);
         }
