@@ -4,6 +4,7 @@
 //! against. Elsewhere they are skipped as a whole, with the reason.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
@@ -29,12 +30,24 @@ pub(crate) const PACKAGES: [&str; 12] = [
 /// Names the agent's binary for the tests.
 const AGENT: &str = "HEADSTART_AGENT";
 
-/// The test binaries, in the order they run.
-const BINARIES: [&str; 5] = ["store", "unpack", "containerd", "agent", "clients"];
+/// The test binaries, in the order they run, and what each works on.
+const BINARIES: [(&str, On); 6] = [
+    ("store", On::Machine),
+    ("unpack", On::Machine),
+    ("containerd", On::Machine),
+    ("agent", On::Machine),
+    ("clients", On::Machine),
+    ("cluster", On::Cluster),
+];
 
-/// The cluster's own test, run only when it is named: building Kubernetes takes nine minutes of CPU
-/// time, once, and nothing of the product needs the cluster yet.
-const CLUSTER: &str = "cluster";
+/// What a test binary works on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum On {
+    /// This machine, its Debian packages and clients of the Hub.
+    Machine,
+    /// A Kubernetes of its own.
+    Cluster,
+}
 
 /// The test of large files through Xet storage.
 const XET: &str = "xet";
@@ -43,7 +56,7 @@ const XET: &str = "xet";
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Only these test binaries
-    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", CLUSTER, XET])]
+    #[arg(long, value_name = "BINARY", value_parser = names())]
     test: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
@@ -62,16 +75,18 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
-    let named = args
-        .test
-        .iter()
-        .any(|test| test == CLUSTER)
-        .then_some(CLUSTER);
-    for binary in BINARIES
-        .into_iter()
-        .filter(|name| wanted(name))
-        .chain(named)
-    {
+    let chosen = || BINARIES.into_iter().filter(|(name, _)| wanted(name));
+    let mut outside: Vec<(&str, PathBuf)> = Vec::new();
+    if chosen().any(|(_, on)| on == On::Cluster) {
+        let root = cargo::root();
+        let kubernetes = provision::kubernetes(&root, &target)?;
+        outside.push((provision::KUBERNETES, kubernetes));
+        for program in [provision::HELM, provision::KUBERAY] {
+            let home = provision::program(&root, &target, &program)?;
+            outside.push((program.variable, home));
+        }
+    }
+    for (binary, _) in chosen() {
         let base = [
             "test",
             "--locked",
@@ -83,11 +98,8 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         let mut test = cargo::cargo(&base);
         test.args(["--test", binary, "--"]).args(&args.filter);
         test.env(provision::PROVISIONED, &provisioned)
-            .env(AGENT, &agent);
-        if binary == CLUSTER {
-            let programs = provision::kubernetes(&cargo::root(), &target)?;
-            test.env(provision::KUBERNETES, programs);
-        }
+            .env(AGENT, &agent)
+            .envs(outside.iter().map(|(name, path)| (name, path)));
         cargo::run(&mut test)?;
     }
     if wanted(XET) {
@@ -103,6 +115,12 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         cargo::run(cargo::cargo(&base).args(["--test", XET]))?;
     }
     Ok(Ended::Passed)
+}
+
+/// What `--test` may name.
+fn names() -> Vec<&'static str> {
+    let binaries = BINARIES.into_iter().map(|(name, _)| name);
+    binaries.chain([XET]).collect()
 }
 
 /// Why they cannot run on this machine.
