@@ -7,6 +7,7 @@ use clap::Parser;
 mod catalog;
 mod cli;
 mod columns;
+mod crd;
 mod demo;
 mod explain;
 mod manifest;
