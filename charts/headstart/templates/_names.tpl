@@ -38,6 +38,17 @@ app.kubernetes.io/part-of: headstart
 {{- end }}
 {{- end -}}
 
+{{/* Argument: a list of the root and a component. Of pods: nothing that changes with the chart alone,
+for that would restart them. */}}
+{{- define "headstart.podLabels" -}}
+{{- $root := index . 0 -}}
+{{ include "headstart.selector" . }}
+app.kubernetes.io/part-of: headstart
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* Argument: a list of the root and a component, then further annotations. */}}
 {{- define "headstart.metadata" -}}
 {{- $root := index . 0 -}}
