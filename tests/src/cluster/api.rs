@@ -83,6 +83,14 @@ impl Api {
         self.done("POST", path, "application/json", body.into())
     }
 
+    /// Makes an object that is written as YAML.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn create_yaml(&self, path: &str, object: String) -> Result<Value> {
+        self.done("POST", path, "application/yaml", object.into())
+    }
+
     /// Changes an object by a merge patch.
     ///
     /// # Errors
