@@ -31,13 +31,14 @@ pub(crate) const PACKAGES: [&str; 12] = [
 const AGENT: &str = "HEADSTART_AGENT";
 
 /// The test binaries, in the order they run, and what each works on.
-const BINARIES: [(&str, On); 6] = [
+const BINARIES: [(&str, On); 7] = [
     ("store", On::Machine),
     ("unpack", On::Machine),
     ("containerd", On::Machine),
     ("agent", On::Machine),
     ("clients", On::Machine),
     ("cluster", On::Cluster),
+    ("chart", On::Cluster),
 ];
 
 /// What a test binary works on.

@@ -91,6 +91,15 @@ impl Api {
         self.done("POST", path, "application/yaml", object.into())
     }
 
+    /// Makes an object what `object` says, by server-side apply; `path` names it and the manager.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn apply(&self, path: &str, object: &Value) -> Result<Value> {
+        let body = serde_json::to_vec(object)?;
+        self.done("PATCH", path, "application/apply-patch+yaml", body.into())
+    }
+
     /// Changes an object by a merge patch.
     ///
     /// # Errors
