@@ -31,7 +31,7 @@ pub(crate) const PACKAGES: [&str; 12] = [
 const AGENT: &str = "HEADSTART_AGENT";
 
 /// The test binaries, in the order they run, and what each works on.
-const BINARIES: [(&str, On); 7] = [
+const BINARIES: [(&str, On); 8] = [
     ("store", On::Machine),
     ("unpack", On::Machine),
     ("containerd", On::Machine),
@@ -39,6 +39,7 @@ const BINARIES: [(&str, On); 7] = [
     ("clients", On::Machine),
     ("cluster", On::Cluster),
     ("chart", On::Cluster),
+    ("kuberay", On::Cluster),
 ];
 
 /// What a test binary works on.

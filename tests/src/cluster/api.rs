@@ -109,6 +109,15 @@ impl Api {
         self.done("PATCH", path, "application/merge-patch+json", body.into())
     }
 
+    /// Changes an object by a JSON patch, which can change one entry of a list.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn patch_json(&self, path: &str, patch: &Value) -> Result<Value> {
+        let body = serde_json::to_vec(patch)?;
+        self.done("PATCH", path, "application/json-patch+json", body.into())
+    }
+
     /// Removes an object, without the time it would have to end.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! KubeRay's operator in the control plane's machine, and an image that stands in for Ray's.
 //!
 //! The operator is the real one, with its own definitions. What it starts is not Ray: pods with the
-//! programs it calls, `ray` and `bash`, of which the first says that it is healthy and does nothing.
-//! That is all the operator can tell.
+//! programs it calls, `ray` and `bash`. The first answers the operator's probes, and workers wait for
+//! their head by its name; more the operator cannot tell.
 
 use std::fs;
 use std::path::Path;
@@ -19,17 +19,32 @@ const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 /// How long a definition may take to be served.
 const WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// What the operator calls instead of Ray: `start` answers its probes, all else succeeds.
+/// What the operator calls instead of Ray: `start` answers its probes, `health-check` asks the head.
+/// The static busybox looks no name up by itself.
 const RAY: &[u8] = br#"#!/bin/busybox sh
 case "$1" in
 start)
-  /bin/busybox mkdir -p /tmp/www/api
-  echo success >/tmp/www/api/local_raylet_healthz
-  echo success >/tmp/www/api/gcs_healthz
-  for port in 8265 52365; do /bin/busybox httpd -p $port -h /tmp/www; done
+  /bin/busybox mkdir -p /tmp/www/api /tmp/www/-
+  for page in api/healthz api/local_raylet_healthz api/gcs_healthz -/healthz; do
+    echo success >"/tmp/www/$page"
+  done
+  for port in 6379 8000 8265 52365; do /bin/busybox httpd -p "$port" -h /tmp/www; done
   exec /bin/busybox sleep 2000000000
   ;;
+health-check)
+  address=$(/bin/busybox nslookup -type=a "${3%:*}" | /bin/busybox sed -n 's/^Address: //p')
+  exec /bin/busybox wget -q -O- "http://$address:${3##*:}/api/gcs_healthz"
+  ;;
 esac
+"#;
+
+/// As the probes of older Rays call it.
+const WGET: &[u8] = br#"#!/bin/busybox sh
+for argument; do
+  shift
+  set -- "$@" "$(echo "$argument" | /bin/busybox sed s/localhost/127.0.0.1/)"
+done
+exec /bin/busybox wget "$@"
 "#;
 
 const BASH: &[u8] = b"#!/bin/busybox sh\nexec /bin/busybox sh \"$@\"\n";
@@ -87,6 +102,7 @@ fn ray() -> Result<Image> {
     let mut tar = tar::Builder::new(Vec::new());
     append(&mut tar, "bin/bash", BASH)?;
     append(&mut tar, "usr/bin/ray", RAY)?;
+    append(&mut tar, "usr/local/bin/wget", WGET)?;
     let own = Layer::Tar(tar.into_inner()?.into());
     image(vec![shell_layer()?, own])
 }

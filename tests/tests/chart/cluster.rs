@@ -86,7 +86,7 @@ fn runs(cluster: &Cluster, tag: &str) {
         let image = pod["spec"]["containers"][0]["image"].as_str().unwrap();
         assert!(image.ends_with(&format!(":{tag}")), "{image}");
     }
-    // By its name, as a webhook's caller and a scraper would.
+    // As a scraper would.
     let page = cluster.control().run(&format!(
         "/bin/busybox wget -q -O- http://{}:9090/readyz",
         daemons[0]["status"]["podIP"].as_str().unwrap()
