@@ -23,6 +23,7 @@ enum Command {
     Explain(Box<crate::explain::ExplainArgs>),
     /// Show machine types and prices: what is known, from where, how old
     Catalog(Box<crate::catalog::command::Command>),
+    Run(Box<crate::run::RunArgs>),
     Crd(crate::crd::CrdArgs),
     /// The node agent; the demo starts it
     #[command(hide = true)]
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Plan(args) => crate::plan::command(&args),
         Command::Explain(args) => crate::explain::command(&args),
         Command::Catalog(args) => crate::catalog::command::command(&args),
+        Command::Run(args) => crate::run::command(&args),
         Command::Crd(args) => crate::crd::command(&args),
         Command::Agent(args) => {
             if args.end_with_input {

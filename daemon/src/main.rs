@@ -12,8 +12,10 @@ mod demo;
 mod explain;
 mod manifest;
 mod plan;
-#[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;
+#[allow(dead_code, reason = "refusals are told by pages that are being joined")]
+mod resolve;
+mod run;
 
 fn main() -> ExitCode {
     cli::run(cli::Cli::parse())

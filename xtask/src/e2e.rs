@@ -31,12 +31,13 @@ pub(crate) const PACKAGES: [&str; 12] = [
 const AGENT: &str = "HEADSTART_AGENT";
 
 /// The test binaries, in the order they run, and what each works on.
-const BINARIES: [(&str, On); 8] = [
+const BINARIES: &[(&str, On)] = &[
     ("store", On::Machine),
     ("unpack", On::Machine),
     ("containerd", On::Machine),
     ("agent", On::Machine),
     ("clients", On::Machine),
+    ("clouds", On::Machine),
     ("cluster", On::Cluster),
     ("chart", On::Cluster),
     ("kuberay", On::Cluster),
@@ -77,9 +78,9 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
-    let chosen = || BINARIES.into_iter().filter(|(name, _)| wanted(name));
+    let chosen = || BINARIES.iter().filter(|(name, _)| wanted(name));
     let mut outside: Vec<(&str, PathBuf)> = Vec::new();
-    if chosen().any(|(_, on)| on == On::Cluster) {
+    if chosen().any(|(_, on)| *on == On::Cluster) {
         let root = cargo::root();
         let kubernetes = provision::kubernetes(&root, &target)?;
         outside.push((provision::KUBERNETES, kubernetes));
@@ -121,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
 
 /// What `--test` may name.
 fn names() -> Vec<&'static str> {
-    let binaries = BINARIES.into_iter().map(|(name, _)| name);
+    let binaries = BINARIES.iter().map(|(name, _)| *name);
     binaries.chain([XET]).collect()
 }
 
