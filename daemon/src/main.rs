@@ -9,6 +9,8 @@ mod cli;
 mod columns;
 mod demo;
 mod explain;
+#[allow(dead_code, reason = "the control loop that feeds it is being joined")]
+mod ledger;
 mod manifest;
 mod plan;
 #[allow(dead_code, reason = "the control loop that asks it is being joined")]
