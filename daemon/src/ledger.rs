@@ -31,12 +31,15 @@ pub(crate) use self::book::Book;
 pub(crate) use self::deploy::{Cached, Deploy, Interval, Known, Remark, Stage};
 pub(crate) use self::item::{Fetched, ItemKind};
 pub(crate) use self::moment::Moment;
+pub(crate) use self::once::Once;
 use self::stages::Stamps;
 
 mod book;
+pub(crate) mod clerk;
 mod deploy;
 mod item;
 mod moment;
+mod once;
 mod stages;
 
 /// Everything that is read, as watches keep it.

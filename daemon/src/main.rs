@@ -9,9 +9,15 @@ mod cli;
 mod columns;
 mod demo;
 mod explain;
-#[allow(dead_code, reason = "the control loop that feeds it is being joined")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the control loop that feeds it is being joined"
+)]
 mod ledger;
 mod manifest;
+#[allow(dead_code, reason = "the control loop that feeds it is being joined")]
+mod metrics;
 mod plan;
 #[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;

@@ -110,10 +110,8 @@ impl Fetched {
         };
         let took = arrived.since(started).as_micros();
         let part = overlap(started, arrived, waited.start, waited.end).as_micros();
-        if took > 0 {
-            let exposed = u128::from(bytes) * part / took;
-            self.exposed_bytes = u64::try_from(exposed).unwrap_or(bytes);
-        }
+        let exposed = (u128::from(bytes) * part).checked_div(took).unwrap_or(0);
+        self.exposed_bytes = u64::try_from(exposed).unwrap_or(bytes);
     }
 }
 

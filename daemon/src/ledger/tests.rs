@@ -175,7 +175,9 @@ fn bytes_that_arrive_while_the_node_boots_are_hidden() {
     );
     let deploy = only(&objects, 200.0);
     assert_eq!(deploy.capacity, Some(CapacityType::OnDemand));
-    check(&deploy, expect![[r#"
+    check(
+        &deploy,
+        expect![[r#"
         requested          2.1 Stamp
         launched           1.3 Stamp
         registered        20.6 Stamp
@@ -188,7 +190,8 @@ fn bytes_that_arrive_while_the_node_boots_are_hidden() {
         wall 147.0 exposed 0.0 hidden 52.0 cold
         image cold: 10 GB, 0 exposed, 10 hidden, waited 0.0
         weights cold: 16 GB, 0 exposed, 16 hidden, waited 0.0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -199,7 +202,9 @@ fn bytes_that_are_late_are_exposed_from_the_moment_nothing_else_is_waited_for() 
         Some(claim(&BOUGHT)),
         Some(cache((60.0, 100.5), (71.0, 131.0))),
     );
-    check(&only(&objects, 200.0), expect![[r#"
+    check(
+        &only(&objects, 200.0),
+        expect![[r#"
         requested          2.1 Stamp
         launched           1.3 Stamp
         registered        20.6 Stamp
@@ -212,7 +217,8 @@ fn bytes_that_are_late_are_exposed_from_the_moment_nothing_else_is_waited_for() 
         wall 187.0 exposed 40.0 hidden 31.0 cold
         image cold: 10 GB, 2 exposed, 7 hidden, waited 9.5
         weights cold: 16 GB, 8 exposed, 7 hidden, waited 30.5
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -224,7 +230,9 @@ fn a_warm_node_that_was_there_costs_no_stage_of_a_node_and_no_bytes() {
         Some(cache((-900.0, -800.0), (-900.0, -700.0))),
     );
     objects.nodes = vec![node(-1000.0)];
-    check(&only(&objects, 200.0), expect![[r#"
+    check(
+        &only(&objects, 200.0),
+        expect![[r#"
         requested          0.0 Stamp
         launched           0.0 Nothing
         registered         0.0 Stamp
@@ -237,7 +245,8 @@ fn a_warm_node_that_was_there_costs_no_stage_of_a_node_and_no_bytes() {
         wall 57.0 exposed 0.0 hidden 0.0 warm
         image warm: 10 GB, 0 exposed, 0 hidden, waited 0.0
         weights warm: 16 GB, 0 exposed, 0 hidden, waited 0.0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -245,7 +254,9 @@ fn without_an_agent_the_image_took_at_most_what_lies_between_binding_and_start()
     let pod = pod(Some("n1"), running(91.0, 150.0, Some(290.0)));
     let deploy = only(&objects(pod, None, None), 300.0);
     assert_eq!(deploy.capacity, Some(CapacityType::Spot));
-    check(&deploy, expect![[r#"
+    check(
+        &deploy,
+        expect![[r#"
         requested          0.0 Missing
         launched           0.0 Missing
         registered        24.0 Stamp
@@ -262,7 +273,8 @@ fn without_an_agent_the_image_took_at_most_what_lies_between_binding_and_start()
         AtMost(GpuAllocatable)
         AtMost(ImageReady)
         NoInventory
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -283,14 +295,17 @@ fn a_deploy_under_way_says_what_it_waits_for_while_its_bytes_move() {
     }];
     let deploy = only(&objects, 75.0);
     assert_eq!(deploy.waits_for(), Some(Stage::Registered));
-    check(&deploy, expect![[r#"
+    check(
+        &deploy,
+        expect![[r#"
         requested          2.1 Stamp
         launched           1.3 Stamp
         registered        71.6 Open
         wall 75.0 exposed 0.0 hidden 52.0 cold
         image cold: 10 GB, 0 exposed, 10 hidden, waited 0.0
         weights cold: 16 GB, 0 exposed, 16 hidden, waited 0.0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -307,7 +322,9 @@ fn clocks_that_differ_are_remarked_and_no_interval_is_negative() {
         Some(claim(&stages)),
         Some(cache((18.0, 40.0), (18.5, 500.0))),
     );
-    check(&only(&objects, 200.0), expect![[r#"
+    check(
+        &only(&objects, 200.0),
+        expect![[r#"
         requested          9.0 Stamp
         launched           0.0 Stamp
         registered        15.0 Stamp
@@ -325,7 +342,8 @@ fn clocks_that_differ_are_remarked_and_no_interval_is_negative() {
         OutOfOrder { stage: Started, after: Some(GpuAllocatable), by: 10s }
         OutOfOrder { stage: Serving, after: Some(GpuAllocatable), by: 30s }
         StartedBeforeWeights
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
