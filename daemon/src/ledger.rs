@@ -37,10 +37,15 @@ use self::stages::Stamps;
 mod book;
 pub(crate) mod clerk;
 mod deploy;
+pub(crate) mod files;
 mod item;
 mod moment;
 mod once;
+pub(crate) mod shelf;
 mod stages;
+pub(crate) mod trace;
+pub(crate) mod watch;
+pub(crate) mod words;
 
 /// Everything that is read, as watches keep it.
 #[derive(Clone, Debug, Default)]
@@ -86,22 +91,43 @@ pub(crate) fn deploys(objects: &Objects, now: Moment) -> Vec<Deploy> {
     deploys
 }
 
+/// One pod as a deploy, whether it counts as one or not; none if it is not there.
+pub(crate) fn of_pod(objects: &Objects, key: &ObjectKey, now: Moment) -> Option<Deploy> {
+    let index = Index::of(objects);
+    let mut pods = objects.pods.iter();
+    let pod = pods.find(|pod| key_of(pod) == *key)?;
+    read(pod, &index, now)
+}
+
+fn key_of(pod: &Pod) -> ObjectKey {
+    ObjectKey::new(pod.namespace().unwrap_or_default(), pod.name_any())
+}
+
 fn deploy(pod: &Pod, index: &Index<'_>, now: Moment) -> Option<Deploy> {
-    let spec = pod.spec.as_ref()?;
-    let key = ObjectKey::new(pod.namespace().unwrap_or_default(), pod.name_any());
-    if !counts(pod) {
-        return None;
-    }
+    let key = key_of(pod);
     let place = index.place(pod, &key);
     let bought_for = |claim: &NodeClaim| claim.spec.pods.contains(&key.to_string());
-    let accelerated = spec.containers.iter().any(item::wants_accelerator);
-    let models = item::models(pod);
-    if !accelerated && models.is_empty() && !place.claim.is_some_and(bought_for) {
-        return None;
-    }
+    let bought = place.claim.is_some_and(bought_for);
+    let is_deploy = counts(pod) && (bought || is_candidate(pod));
+    is_deploy.then(|| read(pod, index, now)).flatten()
+}
+
+/// Whether a pod asks for an accelerator or starts with a model.
+fn is_candidate(pod: &Pod) -> bool {
+    is_accelerated(pod) || !item::models(pod).is_empty()
+}
+
+fn is_accelerated(pod: &Pod) -> bool {
+    let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.any(item::wants_accelerator)
+}
+
+fn read(pod: &Pod, index: &Index<'_>, now: Moment) -> Option<Deploy> {
+    let key = key_of(pod);
+    let place = index.place(pod, &key);
     let created = pod.metadata.creation_timestamp.as_ref().map(Moment::at)?;
     let mut items = item::items(pod, place.cache, created);
-    let stamps = Stamps::of(pod, &place, accelerated, &items);
+    let stamps = Stamps::of(pod, &place, is_accelerated(pod), &items);
     let (intervals, mut remarks) = stages::intervals(created, &stamps, now);
     for item in &mut items {
         item.expose(&intervals, now);
@@ -255,4 +281,4 @@ impl<'a> Index<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

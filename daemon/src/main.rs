@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 mod catalog;
 mod cli;
 mod columns;
 mod demo;
 mod explain;
+mod kubectl;
 #[allow(
     dead_code,
     unused_imports,
@@ -18,10 +17,12 @@ mod ledger;
 mod manifest;
 #[allow(dead_code, reason = "the control loop that feeds it is being joined")]
 mod metrics;
+mod page;
 mod plan;
 #[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;
+mod top;
 
 fn main() -> ExitCode {
-    cli::run(cli::Cli::parse())
+    cli::run(cli::parse())
 }

@@ -12,6 +12,7 @@ use headstart_core::cache::Inventory;
 use headstart_core::money::Millis;
 use headstart_core::pod::{Group, ObjectKey, Pod, Shape};
 use headstart_core::snapshot::{PodBudget, Snapshot, Wish};
+use serde_json::{Map, Value};
 
 use self::cluster::Cluster;
 use self::finding::Findings;
@@ -122,6 +123,33 @@ where
     match findings.into_parts() {
         (problems, notes) if problems.is_empty() => Ok(Manifests { notes, ..manifests }),
         (problems, _) => Err(problems),
+    }
+}
+
+/// The objects of files, untyped, each with its place.
+///
+/// # Errors
+/// One line per problem.
+pub(crate) fn trees<N, B>(
+    sources: &[(N, B)],
+) -> Result<Vec<(String, Map<String, Value>)>, Vec<String>>
+where
+    N: AsRef<str>,
+    B: AsRef<[u8]>,
+{
+    let findings = Findings::default();
+    let mut trees = Vec::new();
+    for (name, bytes) in sources {
+        let documents = source::documents(name.as_ref(), bytes.as_ref(), &findings);
+        let named = documents
+            .into_iter()
+            .map(|document| (document.place.to_string(), document.tree));
+        trees.extend(named);
+    }
+    let (problems, _) = findings.into_parts();
+    match problems.is_empty() {
+        true => Ok(trees),
+        false => Err(problems.iter().map(ToString::to_string).collect()),
     }
 }
 

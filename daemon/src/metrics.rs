@@ -131,9 +131,19 @@ fn of_calls() -> Histogram {
 impl Metrics {
     /// All families, at nothing.
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("headstart");
+        let mut registry = Registry::default();
+        let metrics = Self::within(&mut registry);
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// All families, at nothing, as part of a registry that somebody else writes out.
+    pub(crate) fn within(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("headstart");
         let mut families = Families {
-            registry: &mut registry,
+            registry,
             names: Vec::new(),
         };
         let seconds = |buckets: Seconds| Family::new_with_constructor(buckets);
@@ -246,13 +256,10 @@ impl Metrics {
                 requests.inc_by(0);
             }
         }
-        Self {
-            registry,
-            ..metrics
-        }
+        metrics
     }
 
-    /// All families as text.
+    /// All families as text; none of those that are part of somebody else's registry.
     pub(crate) fn encode(&self, format: Format) -> String {
         let mut written = String::new();
         let result = match format {

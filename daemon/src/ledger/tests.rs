@@ -14,13 +14,13 @@ mod truth;
 const EPOCH: i64 = 1_790_000_000;
 
 /// `seconds` after the pod's creation, as RFC 3339.
-fn at(seconds: f64) -> String {
+pub(crate) fn at(seconds: f64) -> String {
     let micros = (EPOCH as f64 + seconds) * 1e6;
     let time = jiff::Timestamp::from_microsecond(micros.round() as i64).expect("a time");
     time.to_string()
 }
 
-fn moment(seconds: f64) -> Moment {
+pub(crate) fn moment(seconds: f64) -> Moment {
     Moment(((EPOCH as f64 + seconds) * 1e6).round() as i64)
 }
 
@@ -32,7 +32,7 @@ const DIGEST: &str = "sha256:111111111111111111111111111111111111111111111111111
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A vLLM pod with what `status` says; bound to `node` if it is.
-fn pod(node: Option<&str>, status: Value) -> Arc<Pod> {
+pub(crate) fn pod(node: Option<&str>, status: Value) -> Arc<Pod> {
     read(json!({
         "metadata": {
             "name": "vllm-0", "namespace": "serving", "uid": "7d9c3d3e-0b7a-4a51-9d52-6a4b1b1a0c01",
@@ -51,7 +51,7 @@ fn condition(name: &str, seconds: f64) -> Value {
     json!({"type": name, "status": "True", "lastTransitionTime": at(seconds)})
 }
 
-fn running(scheduled: f64, started: f64, serving: Option<f64>) -> Value {
+pub(crate) fn running(scheduled: f64, started: f64, serving: Option<f64>) -> Value {
     let mut conditions = vec![condition("PodScheduled", scheduled)];
     conditions.extend(serving.map(|serving| condition("Ready", serving)));
     json!({"phase": "Running", "conditions": conditions, "containerStatuses": [{
@@ -61,14 +61,14 @@ fn running(scheduled: f64, started: f64, serving: Option<f64>) -> Value {
     }]})
 }
 
-fn node(created: f64) -> Arc<Node> {
+pub(crate) fn node(created: f64) -> Arc<Node> {
     read(json!({"metadata": {
         "name": "n1", "creationTimestamp": at(created),
         "labels": {"karpenter.sh/capacity-type": "spot"},
     }}))
 }
 
-fn claim(stages: &[(&str, f64)]) -> Arc<NodeClaim> {
+pub(crate) fn claim(stages: &[(&str, f64)]) -> Arc<NodeClaim> {
     claim_of(2.0, stages)
 }
 
@@ -87,7 +87,7 @@ fn claim_of(created: f64, stages: &[(&str, f64)]) -> Arc<NodeClaim> {
     }))
 }
 
-fn cache(image: (f64, f64), weights: (f64, f64)) -> Arc<NodeCache> {
+pub(crate) fn cache(image: (f64, f64), weights: (f64, f64)) -> Arc<NodeCache> {
     read(json!({
         "metadata": {"name": "n1"},
         "spec": {"generation": 1, "items": []},
@@ -107,12 +107,21 @@ fn cache(image: (f64, f64), weights: (f64, f64)) -> Arc<NodeCache> {
     }))
 }
 
-const BOUGHT: [(&str, f64); 4] = [
+pub(crate) const BOUGHT: [(&str, f64); 4] = [
     ("requested", 2.1),
     ("launched", 3.4),
     ("registered", 24.0),
     ("gpuAllocatable", 90.2),
 ];
+
+/// A deploy that hid its bytes, seen at `now`.
+pub(crate) fn hidden(now: f64) -> (Objects, Deploy) {
+    let pod = pod(Some("n1"), running(91.0, 93.0, Some(147.0)));
+    let claim = Some(claim(&BOUGHT));
+    let objects = objects(pod, claim, Some(cache((18.0, 40.0), (18.5, 70.0))));
+    let deploy = only(&objects, now);
+    (objects, deploy)
+}
 
 fn only(objects: &Objects, now: f64) -> Deploy {
     let mut deploys = deploys(objects, moment(now));
@@ -120,7 +129,11 @@ fn only(objects: &Objects, now: f64) -> Deploy {
     deploys.remove(0)
 }
 
-fn objects(pod: Arc<Pod>, claim: Option<Arc<NodeClaim>>, cache: Option<Arc<NodeCache>>) -> Objects {
+pub(crate) fn objects(
+    pod: Arc<Pod>,
+    claim: Option<Arc<NodeClaim>>,
+    cache: Option<Arc<NodeCache>>,
+) -> Objects {
     Objects {
         pods: vec![pod],
         nodes: vec![node(24.0)],
