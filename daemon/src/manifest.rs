@@ -126,13 +126,14 @@ where
     }
 }
 
+/// An object, untyped.
+pub(crate) type Tree = Map<String, Value>;
+
 /// The objects of files, untyped, each with its place.
 ///
 /// # Errors
 /// One line per problem.
-pub(crate) fn trees<N, B>(
-    sources: &[(N, B)],
-) -> Result<Vec<(String, Map<String, Value>)>, Vec<String>>
+pub(crate) fn trees<N, B>(sources: &[(N, B)]) -> Result<Vec<(String, Tree)>, Vec<String>>
 where
     N: AsRef<str>,
     B: AsRef<[u8]>,
