@@ -21,6 +21,8 @@ mod page;
 mod plan;
 #[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;
+#[allow(dead_code, reason = "the control loop that asks it is being joined")]
+mod resolve;
 mod top;
 
 fn main() -> ExitCode {

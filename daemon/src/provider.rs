@@ -12,6 +12,8 @@ use headstart_api::PoolTaint;
 use headstart_core::offer::{InstanceType, Offering, OfferingKey};
 use serde_json::{Map, Value};
 
+pub(crate) mod external;
+
 /// One cloud, or what stands for one.
 pub(crate) trait Provider: Send + Sync {
     /// Its word in configuration and metrics.

@@ -31,7 +31,7 @@ pub use self::images::shell_layer;
 use self::keys::Keys;
 pub use self::machine::Machine;
 pub use self::network::relay;
-pub use self::node::{CONTAINERD, Node, NodeOptions};
+pub use self::node::{CONTAINERD, Early, Node, NodeOptions};
 pub use self::process::Process;
 use self::record::Record;
 use crate::image::Image;

@@ -30,7 +30,14 @@ pub(crate) const PACKAGES: [&str; 12] = [
 const AGENT: &str = "HEADSTART_AGENT";
 
 /// The test binaries, in the order they run.
-const BINARIES: [&str; 5] = ["store", "unpack", "containerd", "agent", "clients"];
+const BINARIES: [&str; 6] = [
+    "store",
+    "unpack",
+    "containerd",
+    "agent",
+    "clients",
+    "clouds",
+];
 
 /// The cluster's own test, run only when it is named: building Kubernetes takes nine minutes of CPU
 /// time, once, and nothing of the product needs the cluster yet.
@@ -43,7 +50,7 @@ const XET: &str = "xet";
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Only these test binaries
-    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", CLUSTER, XET])]
+    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", "clouds", CLUSTER, XET])]
     test: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,

@@ -70,6 +70,9 @@ pub(crate) const CLIENTS: [PythonEnv; 7] = [
     NEWEST,
 ];
 
+/// Stand-ins for clouds: a server that speaks AWS's wire formats, with AWS's own Python client.
+const MOTO: PythonEnv = env!("moto-5.2.5");
+
 /// What became of a request for Debian packages.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +98,7 @@ pub(crate) fn clients(workspace: &Path, target: &Path) -> Result<PathBuf> {
     for env in &CLIENTS {
         python(target, env)?;
     }
+    python(target, &MOTO)?;
     hf_hub(workspace, target)?;
     Ok(directory(target))
 }

@@ -108,7 +108,7 @@ fn up(directory: PathBuf, up: Up) -> Result<()> {
     let node = NodeOptions {
         rate: up.rate,
         gpus,
-        labels: Vec::new(),
+        ..NodeOptions::default()
     };
     let program = std::env::current_exe().context("this program has no path")?;
     let cluster = Cluster::up(&Options {
