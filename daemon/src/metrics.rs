@@ -323,11 +323,29 @@ impl Metrics {
         }
     }
 
-    /// Shows how many deploys wait for what.
+    /// Shows how many deploys wait for what. What they will be counted under begins at nothing now:
+    /// a counter that is absent until its first event hides that event from `increase`.
     pub(crate) fn waiting<'a>(&self, deploys: impl Iterator<Item = &'a Deploy>) {
         let mut counts = [0_i64; Stage::ALL.len()];
-        for stage in deploys.filter_map(Deploy::waits_for) {
+        let mut expected = std::collections::HashSet::new();
+        for (deploy, stage) in deploys.filter_map(|deploy| Some((deploy, deploy.waits_for()?))) {
             counts[stage as usize] += 1;
+            expected.insert((deploy.cached, Capacity(deploy.capacity)));
+        }
+        for (cached, capacity_type) in expected {
+            let of_deploy = OfDeploy {
+                cached,
+                capacity_type,
+            };
+            drop(self.deploy_duration.get_or_create(&of_deploy));
+            drop(self.exposed.get_or_create(&of_deploy));
+            for stage in Stage::ALL {
+                drop(self.critical_path.get_or_create(&OfStage {
+                    stage,
+                    cached,
+                    capacity_type,
+                }));
+            }
         }
         for (stage, count) in Stage::ALL.into_iter().zip(counts) {
             self.deploys_waiting
@@ -465,6 +483,19 @@ impl Metrics {
     /// This replica leads from now on, or does not.
     pub(crate) fn leads(&self, leads: Leads) {
         self.leader.set(i64::from(leads == Leads::Yes));
+    }
+
+    /// Shows nothing any more of what the replica that leads shows.
+    pub(crate) fn withdraw(&self) {
+        self.deploys_waiting.clear();
+        self.cache_items.clear();
+        self.cache_bytes.clear();
+        self.cache_room.set(0);
+        self.cache_nodes.clear();
+        self.decisions.clear();
+        self.nodes.clear();
+        self.cost.clear();
+        self.saved.clear();
     }
 
     /// Shows what is there and what it costs.

@@ -97,7 +97,8 @@ impl Clerk {
         }
     }
 
-    /// Looks at `source` again and again until `end`, and shows each report to `shown`.
+    /// Looks at `source` again and again until `end`, and shows each report to `shown`. After that
+    /// nothing is shown in metrics but counters.
     pub(crate) async fn follow(
         mut self,
         source: Arc<dyn Source>,
@@ -109,7 +110,10 @@ impl Clerk {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = end.cancelled() => return,
+                () = end.cancelled() => {
+                    self.metrics.withdraw();
+                    return;
+                }
                 _ = ticks.tick() => {}
             }
             let (source, on_demand) = (source.clone(), on_demand.clone());
