@@ -5,6 +5,7 @@
 //! model to one consumer.
 
 pub mod cli;
+pub mod csi;
 pub mod housekeeping;
 pub mod report;
 mod runtime;

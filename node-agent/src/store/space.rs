@@ -119,6 +119,11 @@ impl Store {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_in_use(&self, id: &str) -> bool {
+        self.is_held(id)
+    }
+
     pub(super) fn is_held(&self, id: &str) -> bool {
         self.claims.lock().held.contains_key(id)
     }
