@@ -18,6 +18,7 @@ use headstart_containerd::Depth;
 use headstart_core::quantity::{Bytes, Rate};
 use tracing_subscriber::EnvFilter;
 
+use crate::items::Share;
 use crate::store::{Lock, Quota, RootRule, Store, StoreError, local_disk};
 
 /// Most seconds that anything is kept or waited for; longer means for ever.
@@ -87,6 +88,19 @@ pub struct WarmArgs {
     pub(crate) models: Vec<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Keep what is fetched at least this many seconds, whatever else needs room
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=CENTURY))]
+    pub(crate) pin: Option<u64>,
+    /// Print JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where bytes come from, where they go, and how much of the machine that may take.
+#[derive(Clone, Debug, Args)]
+pub struct ReachArgs {
     /// containerd's socket; without it images are kept as plain directories in the store
     #[arg(long, value_name = "SOCKET")]
     pub(crate) containerd: Option<PathBuf>,
@@ -138,9 +152,6 @@ pub struct WarmArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(..=CENTURY))]
     pub(crate) patience: u64,
-    /// Keep what is fetched at least this many seconds, whatever else needs room
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=CENTURY))]
-    pub(crate) pin: Option<u64>,
     /// Host that may have a private address; may be given several times
     #[arg(long = "allow-private", value_name = "HOST[:PORT]")]
     pub(crate) allow_private: Vec<String>,
@@ -150,9 +161,6 @@ pub struct WarmArgs {
     /// File of certificate authorities to trust besides the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
-    /// Print JSON lines
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Which model to show to whom.
@@ -269,7 +277,7 @@ enum DepthArg {
     Content,
 }
 
-impl WarmArgs {
+impl ReachArgs {
     pub(crate) fn depth(&self) -> Option<Depth> {
         Some(match self.depth? {
             DepthArg::Present => Depth::Present,
@@ -278,6 +286,16 @@ impl WarmArgs {
         })
     }
 
+    pub(crate) fn share(&self) -> Share {
+        Share {
+            connections: self.max_connections.into(),
+            bandwidth: self.max_bandwidth,
+            patience: Duration::from_secs(self.patience),
+        }
+    }
+}
+
+impl WarmArgs {
     pub(crate) fn pin(&self) -> Option<Duration> {
         self.pin.map(Duration::from_secs)
     }

@@ -4,11 +4,14 @@
 //! on disk; [`housekeeping`] looks after it; [`report`] is what anybody hears of it; [`view`] shows a
 //! model to one consumer.
 
+mod agent;
 pub mod cli;
 pub mod csi;
 pub mod housekeeping;
+mod items;
 pub mod report;
 mod runtime;
+mod settings;
 pub mod store;
 pub mod view;
 pub mod warm;
