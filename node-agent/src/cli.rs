@@ -18,6 +18,7 @@ use headstart_containerd::Depth;
 use headstart_core::quantity::{Bytes, Rate};
 use tracing_subscriber::EnvFilter;
 
+use crate::csi::AloneArgs;
 use crate::items::Share;
 use crate::store::{Lock, Quota, RootRule, Store, StoreError, local_disk};
 
@@ -49,6 +50,9 @@ enum Command {
     Evict(EvictArgs),
     /// Remove what nobody can use: unfinished files, objects without a model
     Gc(InspectArgs),
+    /// Mount models into pods, without following an intent
+    #[command(hide = true)]
+    Csi(Box<AloneArgs>),
     /// Unpack one image layer from standard input; started by the agent itself
     #[command(hide = true)]
     UnpackLayer,
@@ -367,6 +371,7 @@ pub fn run(cli: Cli, own: Own) -> ExitCode {
     subscriber.with_writer(std::io::stderr).init();
     match cli.command {
         Command::Warm(args) => crate::warm::command(&args, own).into(),
+        Command::Csi(args) => crate::csi::alone::command(&args, own).into(),
         Command::View(args) => crate::view::command(&args).into(),
         Command::Inspect(args) => crate::housekeeping::inspect(&args).into(),
         Command::Verify(args) => crate::housekeeping::verify(&args).into(),

@@ -17,6 +17,8 @@ use headstart_transfer::net::Http;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::alone::AloneArgs;
+pub use self::args::CsiArgs;
 use self::find::Finder;
 pub use self::grants::GrantRules;
 use self::grants::Grants;
@@ -30,10 +32,14 @@ use self::volumes::Volumes;
 pub use self::weights::{Arrival, Asked, Known, Stage, Weights};
 use self::wire::csi::identity_server::IdentityServer;
 use self::wire::csi::node_server::NodeServer;
+use crate::agent::Warmth;
+use crate::items::blocking;
 use crate::report::chain;
 use crate::store::Store;
-use crate::warm::blocking;
 
+pub(crate) mod alone;
+mod args;
+mod authority;
 mod find;
 mod grants;
 mod hold;
@@ -81,6 +87,8 @@ pub struct Config {
     pub node: String,
     /// The kubelet's root, the same here and for the kubelet: `/var/lib/kubelet`.
     pub kubelet: PathBuf,
+    /// Where the plugin listens, below that root.
+    pub socket: PathBuf,
     /// The Hub; its token is the agent's own and grants a pod nothing.
     pub hub: Hub,
     /// The door to the network.
@@ -93,6 +101,30 @@ pub struct Config {
     pub metrics: Arc<Metrics>,
     /// Told what went wrong last, for the node's status.
     pub problem: watch::Sender<String>,
+}
+
+impl Config {
+    /// As the command line says, for the running agent whose door is `warmth`; nothing if no volume
+    /// is to be mounted.
+    pub(crate) fn of(
+        args: &CsiArgs,
+        node: &str,
+        warmth: &Warmth,
+        metrics: Arc<Metrics>,
+        problem: watch::Sender<String>,
+    ) -> Option<Self> {
+        Some(Self {
+            node: node.to_owned(),
+            kubelet: args.kubelet_root.clone(),
+            socket: args.csi_socket.clone()?,
+            hub: warmth.hub().clone(),
+            http: warmth.http().clone(),
+            store: warmth.store().clone(),
+            rules: args.rules(),
+            metrics,
+            problem,
+        })
+    }
 }
 
 /// Why the plugin cannot serve.
@@ -137,6 +169,7 @@ async fn serve_with(
     let Config {
         node,
         kubelet,
+        socket,
         hub,
         http,
         store,
@@ -171,7 +204,7 @@ async fn serve_with(
             restore(&volumes, &metrics).await;
         }
     }));
-    let sockets = Sockets::below(&kubelet);
+    let sockets = Sockets::of(&kubelet, socket);
     let on_node = OnNode {
         name: node,
         kubelet,

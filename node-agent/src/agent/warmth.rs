@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use headstart_core::model::{ModelRef, Revision};
 use headstart_hub::access::Verdict;
-use headstart_hub::endpoint::{HubError, Token};
+use headstart_hub::endpoint::{Hub, HubError, Token};
 use headstart_hub::layout::Tree;
 use headstart_hub::plan::ModelPlan;
 use headstart_hub::resolve::Audience;
+use headstart_transfer::net::Http;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -189,6 +190,16 @@ impl Warmth {
         let job = &self.agent.inner.job;
         let (repo, commit) = (&plan.repo, &plan.commit);
         job.hub.may_read(&job.http, repo, commit, token).await
+    }
+
+    /// The Hub, with the agent's own token.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.agent.inner.job.hub
+    }
+
+    /// The door to the network.
+    pub(crate) fn http(&self) -> &Http {
+        &self.agent.inner.job.http
     }
 
     /// The store that everything is in.

@@ -21,9 +21,9 @@ use headstart_hub::endpoint::{Hub, HubError, Token};
 use headstart_transfer::net::Http;
 use serde::{Deserialize, Serialize};
 
+use crate::items::blocking;
 use crate::report::chain;
 use crate::store::{StoreError, write_json};
-use crate::warm::blocking;
 
 /// Most answers kept: with 32 models in each of 250 pods, the most that a node runs, 8,000.
 const MOST: usize = 10_000;

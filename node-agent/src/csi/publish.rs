@@ -26,12 +26,12 @@ use super::metrics::{Lacking, Metrics, Outcome};
 use super::mounts::Access;
 use super::readahead::read_ahead;
 use super::request::{OnRefusal, VolumeId, Wanted};
-use super::volumes::{Record, Shown, VolumeError, Volumes};
+use super::volumes::{From, Record, Shown, VolumeError, Volumes};
 use super::weights::{Arrival, Asked, Stage, Weights};
 use super::{Rules, WithoutHub};
+use crate::items::blocking;
 use crate::report::chain;
 use crate::store::{Holding, Store};
-use crate::warm::blocking;
 
 /// How often a call looks how things are.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -251,7 +251,7 @@ impl Publisher {
                     *before = Some(now.done);
                 }
                 match &now.stage {
-                    Stage::Underway | Stage::Ready(_) => return,
+                    Stage::Underway | Stage::Ready { .. } => return,
                     Stage::Failed {
                         said,
                         is_transient: true,
@@ -311,9 +311,10 @@ impl Publisher {
                 } => {
                     held.push(holding);
                     let stage = arrival.borrow().stage.clone();
-                    if let Stage::Ready(root) = stage {
-                        let (id, tree) = (pinned.id(), Tree::at(&*root));
-                        shown.push(Shown { plan, id, tree });
+                    if let Stage::Ready { id, root } = stage {
+                        held.push(self.store.hold(&id.to_string()));
+                        let from = From::Whole(Tree::at(&*root));
+                        shown.push(Shown { plan, id, from });
                         continue;
                     }
                     let said = "its weights did not arrive in time".to_owned();
@@ -329,33 +330,40 @@ impl Publisher {
             lacking.push(format!("{model}: {said}"));
             self.metrics.lacks(reason);
             if let Some((plan, pinned)) = plans {
-                let id = pinned.id();
-                held.push(self.store.hold(&id.to_string()));
-                if let Some(tree) = self.weights.show(pinned).await {
-                    shown.push(Shown { plan, id, tree });
-                }
+                let (id, from) = (pinned.id(), From::Parts);
+                shown.push(Shown { plan, id, from });
             }
         }
-        let outcome = match (shown.is_empty(), lacking.is_empty()) {
-            (_, true) => Outcome::Weights,
-            (false, false) => Outcome::Partial,
-            (true, false) => Outcome::Empty,
-        };
         let access = match wanted.is_read_only {
             true => Access::Read,
             false => Access::Write,
         };
         let (id, pod) = (wanted.id, wanted.pod);
         let (volumes, to_mount) = (self.volumes.clone(), shown.clone());
-        let mounted = blocking(move || volumes.mount(record, &to_mount, held, access)).await;
-        if let Err(error) = mounted {
-            self.forget(&id).await;
-            return Err(Unpublished::Failed(error));
-        }
+        let mounted = blocking(move || {
+            let trees = volumes.mount(record, &to_mount, held, access)?;
+            for one in &to_mount {
+                volumes.note_use(&one.id);
+            }
+            Ok(trees)
+        })
+        .await;
+        let trees = match mounted {
+            Ok(trees) => trees,
+            Err(error) => {
+                self.forget(&id).await;
+                return Err(Unpublished::Failed(error));
+            }
+        };
+        let outcome = match (trees, lacking.is_empty()) {
+            (_, true) => Outcome::Weights,
+            (0, false) => Outcome::Empty,
+            (_, false) => Outcome::Partial,
+        };
         self.told().remove(&id);
         self.metrics.mounted(self.volumes.count());
         tracing::info!(
-            volume = %id, namespace = %pod.namespace, pod = %pod.name, models = shown.len(), "volume mounted"
+            volume = %id, namespace = %pod.namespace, pod = %pod.name, models = trees, "volume mounted"
         );
         if !lacking.is_empty() {
             let reason = lacking.join("; ");
@@ -380,8 +388,10 @@ impl Publisher {
         }
         let metrics = self.metrics.clone();
         tokio::task::spawn_blocking(move || {
-            for Shown { plan, tree, .. } in shown {
-                metrics.read_ahead(read_ahead(&plan, &tree, &stop));
+            for Shown { plan, from, .. } in shown {
+                if let From::Whole(tree) = from {
+                    metrics.read_ahead(read_ahead(&plan, &tree, &stop));
+                }
             }
         });
     }
@@ -425,7 +435,7 @@ impl Model {
     fn left(&self, held: Duration) -> Option<Option<Duration>> {
         match self {
             Self::Coming { arrival, .. } => match arrival.borrow().stage {
-                Stage::Ready(_) => None,
+                Stage::Ready { .. } => None,
                 _ => Some(self.pace().and_then(|pace| pace.left(held))),
             },
             Self::Stuck { .. } => Some(None),
@@ -439,10 +449,17 @@ fn sentence(wanted: &Wanted, models: &[Model], held: Duration) -> String {
     let waiting = wanted.models.iter().zip(models);
     let each = waiting.filter_map(|(model, state)| {
         state.left(held)?;
-        let said = match (state.pace(), state) {
-            (Some(pace), _) => pace.sentence(held),
-            (None, Model::Stuck { said, .. }) => format!("{said}; trying again"),
-            (None, _) => String::new(),
+        let said = match state {
+            Model::Coming { arrival, .. } => {
+                let why = arrival.borrow().why.clone();
+                let pace = state.pace().map(|pace| pace.sentence(held));
+                match (pace, why.is_empty()) {
+                    (Some(pace), false) => format!("{pace}: {why}"),
+                    (pace, _) => pace.unwrap_or(why),
+                }
+            }
+            Model::Stuck { said, .. } => format!("{said}; trying again"),
+            Model::Without { said, .. } => said.clone(),
         };
         Some(format!("{}: {said}", model.repo))
     });

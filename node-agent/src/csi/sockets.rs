@@ -23,11 +23,12 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::CsiError;
+use super::authority::Local;
 use super::wire::csi::identity_server::IdentityServer;
 use super::wire::csi::node_server::NodeServer;
 use super::wire::registration as wire;
 use super::wire::registration::registration_server::{Registration, RegistrationServer};
-use crate::warm::blocking;
+use crate::items::blocking;
 
 /// How often it is looked whether the sockets are still there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -49,9 +50,9 @@ struct Listening {
 }
 
 impl Sockets {
-    pub(super) fn below(kubelet: &Path) -> Self {
+    pub(super) fn of(kubelet: &Path, plugin: PathBuf) -> Self {
         Self {
-            plugin: kubelet.join("plugins").join(CSI_DRIVER).join("csi.sock"),
+            plugin,
             registration: kubelet
                 .join("plugins_registry")
                 .join(format!("{CSI_DRIVER}-reg.sock")),
@@ -151,7 +152,7 @@ async fn listen(
 ) -> Result<
     (
         Listening,
-        impl Stream<Item = io::Result<UnixStream>> + use<>,
+        impl Stream<Item = io::Result<Local<UnixStream>>> + use<>,
     ),
     CsiError,
 > {
@@ -182,7 +183,10 @@ async fn listen(
         inode,
     };
     let accepted = stream::unfold(listener, |listener| async {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        let accepted = listener
+            .accept()
+            .await
+            .map(|(stream, _)| Local::new(stream));
         Some((accepted, listener))
     });
     Ok((listening, accepted))

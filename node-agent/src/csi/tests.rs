@@ -116,23 +116,31 @@ impl Scripted {
     /// Everything under way is there.
     fn arrive(&self) {
         self.end(|asked| {
-            let tree = self.publish(&asked.plan, usize::MAX);
-            Stage::Ready(tree.root().into())
+            self.publish(&asked.plan, usize::MAX);
+            self.ready(&asked.plan)
         });
     }
 
-    fn publish(&self, plan: &ModelPlan, files: usize) -> Tree {
+    fn ready(&self, plan: &ModelPlan) -> Stage {
+        let id = plan.id();
+        let root = self.store.model(&id.to_string()).into();
+        Stage::Ready { id, root }
+    }
+
+    fn publish(&self, plan: &ModelPlan, files: usize) {
         for file in plan.files.iter().take(files) {
             self.store.make_object_dir(&file.expected).unwrap();
             let object = self.store.object(&file.expected);
             if !object.exists() {
                 fs::write(object, &self.contents[&file.expected]).unwrap();
+                self.store.seal(&file.expected).unwrap();
             }
         }
         let tree = Tree::at(self.store.model(&plan.id().to_string()));
         let object = |expected: &Expected| self.store.object(expected);
-        let _ = tree.publish(plan, &object).unwrap();
-        tree
+        if files >= plan.files.len() {
+            let _ = tree.publish(plan, &object).unwrap();
+        }
     }
 
     fn remember(&self, model: &str, public_since: Option<Duration>) {
@@ -160,13 +168,14 @@ impl Weights for Scripted {
         }
         let there = self.store.model(&id.to_string());
         let stage = match there.join("hub").exists() {
-            true => Stage::Ready(there.into()),
+            true => self.ready(&asked.plan),
             false => Stage::Underway,
         };
         let is_coming = stage == Stage::Underway;
         let (tell, arrival) = watch::channel(Arrival {
             done: 0,
             total: asked.plan.bytes(),
+            why: String::new(),
             stage,
         });
         self.begun.lock().unwrap().push(asked.clone());
@@ -174,12 +183,6 @@ impl Weights for Scripted {
             coming.insert(id, (asked, tell));
         }
         arrival
-    }
-
-    fn show(&self, plan: ModelPlan) -> BoxFuture<'static, Option<Tree>> {
-        let tree = Tree::at(self.store.model(&plan.id().to_string()));
-        let there = tree.root().exists();
-        Box::pin(async move { there.then_some(tree) })
     }
 }
 
@@ -249,6 +252,9 @@ impl World {
         let config = Config {
             node: "n1".to_owned(),
             kubelet: self.kubelet(),
+            socket: self
+                .kubelet()
+                .join(format!("plugins/{CSI_DRIVER}/csi.sock")),
             hub: Hub::new(self.server.endpoint().parse().unwrap(), None),
             http: Http::new(policy).unwrap(),
             store: self.store.clone(),

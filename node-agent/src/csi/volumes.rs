@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <store>/views/<volume>/record.json     whose it is, and what it shows
+//! <store>/views/<volume>/parts-<id>/     a tree of what was there, where the store's was not whole
 //! <store>/views/<volume>/view/hub/       the pod's own cache, writable: mounted at the target
 //!     models--org--name/.headstart-<id>  a tree, mounted there read-only
 //!     models--org--name/blobs/<etag>     -> ../.headstart-<id>/hub/models--org--name/blobs/<etag>
@@ -23,7 +24,8 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use headstart_hub::layout::{LayoutError, Tree};
+use headstart_core::digest::Expected;
+use headstart_hub::layout::{LayoutError, Published, Tree};
 use headstart_hub::plan::{ModelPlan, PlanId};
 use headstart_hub::view::{Listing, Owner, View, ViewSpec};
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,10 @@ use serde::{Deserialize, Serialize};
 use super::mounts::{Access, Mounts};
 use super::request::{Pod, VolumeId};
 use crate::report::chain;
-use crate::store::{Holding, Store, StoreError, make_dir, remove, write_json};
+use crate::store::{Holding, Sealed, Store, StoreError, is_sealed, make_dir, remove, write_json};
+
+/// Beginning of the names of a volume's own trees.
+const PARTS: &str = "parts-";
 
 /// What is remembered of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +57,16 @@ pub(crate) struct Shown {
     pub(crate) plan: ModelPlan,
     /// The plan whose tree it is, the same files by commit.
     pub(crate) id: PlanId,
-    pub(crate) tree: Tree,
+    pub(crate) from: From,
+}
+
+/// Where a tree comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum From {
+    /// The store's, with all files.
+    Whole(Tree),
+    /// One of the volume's own, with the files that are there: the store's is still being made.
+    Parts,
 }
 
 /// Why a volume is not as it should be.
@@ -115,28 +129,42 @@ impl Volumes {
         write_json(&directory.join("record.json"), record).map_err(VolumeError::Store)
     }
 
-    /// Mounts a volume that shows `shown`; what a killed agent left of it is made anew.
-    /// `held` keeps the trees from being evicted until it is unmounted.
+    /// Mounts a volume that shows `shown`; what a killed agent left of it is made anew. `held` keeps
+    /// the store's trees from being evicted until it is unmounted. Returns how many are shown.
     pub(crate) fn mount(
         &self,
         mut record: Record,
         shown: &[Shown],
         held: Vec<Holding>,
         access: Access,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<usize, VolumeError> {
         record.shown = None;
         self.note(&record)?;
         self.take_down(&record.id, &record.target)?;
-        if let Err(error) = self.put_up(&record, shown, access) {
-            if let Err(error) = self.take_down(&record.id, &record.target) {
-                tracing::warn!(volume = %record.id, reason = %chain(&error), "half a volume is left");
+        let trees = match self.put_up(&record, shown, access) {
+            Ok(trees) => trees,
+            Err(error) => {
+                if let Err(error) = self.take_down(&record.id, &record.target) {
+                    tracing::warn!(volume = %record.id, reason = %chain(&error), "half a volume is left");
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         record.shown = Some(shown.iter().map(|one| one.id.to_string()).collect());
         self.note(&record)?;
         self.held().insert(record.id, held);
-        Ok(())
+        Ok(trees)
+    }
+
+    /// Notes that the store's tree of a plan is used now: those used least recently are evicted
+    /// first.
+    pub(crate) fn note_use(&self, plan: &PlanId) {
+        let id = plan.to_string();
+        if self.store.plan(&id).exists()
+            && let Err(error) = self.store.note_use(&id, None)
+        {
+            tracing::warn!(plan = %id, reason = %chain(&error), "a use is not noted");
+        }
     }
 
     /// Takes a volume away, with all the pod wrote into it. Can be repeated.
@@ -211,7 +239,12 @@ impl Volumes {
         Ok(records)
     }
 
-    fn put_up(&self, record: &Record, shown: &[Shown], access: Access) -> Result<(), VolumeError> {
+    fn put_up(
+        &self,
+        record: &Record,
+        shown: &[Shown],
+        access: Access,
+    ) -> Result<usize, VolumeError> {
         let target = &record.target;
         let made = fs::DirBuilder::new()
             .recursive(true)
@@ -221,9 +254,16 @@ impl Volumes {
         let view = self.view(&record.id, PathBuf::new());
         view.open().map_err(|source| VolumeError::View { source })?;
         let mut points = BTreeMap::new();
-        for Shown { plan, id, tree } in shown {
+        for Shown { plan, id, from } in shown {
+            let tree = match from {
+                From::Whole(tree) => tree.clone(),
+                From::Parts => match self.parts(&record.id, plan, id)? {
+                    Some(tree) => tree,
+                    None => continue,
+                },
+            };
             let view = self.view(&record.id, Path::new("..").join(mount_point(id)));
-            view.refresh(plan, tree)
+            view.refresh(plan, &tree)
                 .map_err(|source| VolumeError::View { source })?;
             // Two names of one revision are one tree.
             points.insert(
@@ -242,17 +282,62 @@ impl Volumes {
             bound.map_err(failed("mount a directory at", at))
         };
         mounted(&view.hub(), target, access)?;
-        for (point, tree) in points {
+        for (point, tree) in &points {
             mounted(tree.root(), &target.join(point), Access::Read)?;
         }
-        Ok(())
+        Ok(points.len())
+    }
+
+    /// A tree of the files of a plan that are there; nothing if none is.
+    fn parts(
+        &self,
+        volume: &VolumeId,
+        plan: &ModelPlan,
+        id: &PlanId,
+    ) -> Result<Option<Tree>, VolumeError> {
+        let name = format!("{PARTS}{}", &id.to_string()[..12]);
+        let tree = Tree::at(self.directory(volume).join(name));
+        let sizes: HashMap<Expected, u64> = plan
+            .files
+            .iter()
+            .map(|file| (file.expected, file.size))
+            .collect();
+        let verified = |expected: &Expected| {
+            let object = self.store.object(expected);
+            let size = sizes.get(expected).copied().unwrap_or_default();
+            match is_sealed(&object, expected, size) {
+                Ok(Sealed::Yes) => object,
+                // Where nothing ever is.
+                _ => object.join("absent"),
+            }
+        };
+        let published = tree.publish(plan, &verified);
+        let published = published.map_err(|source| VolumeError::View { source })?;
+        Ok(match published {
+            Published::Partial { missing } if missing.len() == plan.files.len() => None,
+            Published::Partial { .. } | Published::Complete => Some(tree),
+        })
     }
 
     /// Leaves the record and the target's directory.
     fn take_down(&self, id: &VolumeId, target: &Path) -> Result<(), VolumeError> {
         self.detach(target)?;
         let view = self.view(id, PathBuf::new());
-        view.remove().map_err(|source| VolumeError::View { source })
+        view.remove()
+            .map_err(|source| VolumeError::View { source })?;
+        let directory = self.directory(id);
+        let listed = match fs::read_dir(&directory) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("list", &directory)(error)),
+        };
+        for entry in listed {
+            let entry = entry.map_err(failed("list", &directory))?;
+            if entry.file_name().to_string_lossy().starts_with(PARTS) {
+                remove(&entry.path()).map_err(VolumeError::Store)?;
+            }
+        }
+        Ok(())
     }
 
     fn detach(&self, target: &Path) -> Result<(), VolumeError> {

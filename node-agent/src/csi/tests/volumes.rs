@@ -126,7 +126,10 @@ async fn a_failed_fetch_is_begun_again_within_the_call_and_one_that_is_hopeless_
                 said: "the link broke".to_owned(),
                 is_transient: true,
             },
-            _ => Stage::Ready(weights.publish(&asked.plan, usize::MAX).root().into()),
+            _ => {
+                weights.publish(&asked.plan, usize::MAX);
+                weights.ready(&asked.plan)
+            }
         });
     }
     call.await.unwrap().unwrap();
@@ -160,7 +163,7 @@ async fn after_the_deadline_a_pod_gets_what_is_there_and_a_cache_to_fill() {
     let call = tokio::spawn(async move { waiting.node_publish_volume(asked).await });
     until(async || (!weights.begun().is_empty()).then_some(())).await;
     let plan = weights.begun.lock().unwrap()[0].plan.clone();
-    let _ = weights.publish(&plan, 1);
+    weights.publish(&plan, 1);
     call.await.unwrap().unwrap();
     assert_eq!(world.metrics.count(Outcome::Partial), 1);
     assert!(world.problem.borrow().contains("tenant/p"));
@@ -173,6 +176,8 @@ async fn after_the_deadline_a_pod_gets_what_is_there_and_a_cache_to_fill() {
             .symlink_metadata()
             .is_err()
     );
+    let parts = world.mounted("p")[1].1.clone();
+    assert!(parts.starts_with(world.store.root().join("views/csi-p")));
     // What a client needs to know what is missing.
     let trees = fs::read_dir(view.join("models--org--open/trees")).unwrap();
     assert_eq!(trees.count(), 1);
