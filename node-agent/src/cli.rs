@@ -39,6 +39,10 @@ pub struct Cli {
 enum Command {
     /// Fetch images and models, all of them at once
     Warm(Box<WarmArgs>),
+    /// Keep this node as its NodeCache asks for; started by the DaemonSet
+    Serve(Box<ServeArgs>),
+    /// Fetch what a file asks for before the kubelet is there, and hand over to `serve`
+    Boot(Box<BootArgs>),
     /// Make a small writable cache of links into a warmed model, for one consumer
     View(ViewArgs),
     /// Show what the store holds
@@ -161,6 +165,36 @@ pub struct ReachArgs {
     /// File of certificate authorities to trust besides the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// What the agent of a node works with.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Name of the Node this is
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) node_name: String,
+    /// How to reach the API server; without it, as a pod of the cluster
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where metrics and health are served; nowhere when absent
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_address: Option<std::net::SocketAddr>,
+}
+
+/// What the agent before the kubelet works with.
+#[derive(Clone, Debug, Args)]
+pub struct BootArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// The node's NodeCache as JSON; read again whenever it is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) intent: PathBuf,
 }
 
 /// Which model to show to whom.
@@ -367,6 +401,8 @@ pub fn run(cli: Cli, own: Own) -> ExitCode {
     subscriber.with_writer(std::io::stderr).init();
     match cli.command {
         Command::Warm(args) => crate::warm::command(&args, own).into(),
+        Command::Serve(args) => crate::serve::command(&args, own).into(),
+        Command::Boot(args) => crate::boot::command(&args, own).into(),
         Command::View(args) => crate::view::command(&args).into(),
         Command::Inspect(args) => crate::housekeeping::inspect(&args).into(),
         Command::Verify(args) => crate::housekeeping::verify(&args).into(),
