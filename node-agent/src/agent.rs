@@ -10,19 +10,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use headstart_transfer::net::NetError;
+use headstart_api::NodeCacheStatus;
+use headstart_transfer::net::{AnswerClass, NetError};
 use headstart_transfer::source::SourceKind;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::fact::Fact;
-pub(crate) use self::fact::Record;
-pub(crate) use self::intent::{Heard, Intent, Me};
+pub(crate) use self::fact::name as source_name;
+use self::fact::{Fact, Record};
+pub(crate) use self::intent::Me;
+use self::intent::{Heard, Intent};
+pub(crate) use self::outside::{Changes, until_listening, watch_network};
 use self::queue::{Course, Ended, Phase, Queue, Runtime, Step};
-pub(crate) use self::warmth::{Asked, Stage, Warm, Warmth};
-use self::wish::{Key, Kind, What};
+pub(crate) use self::warmth::{Stage, Warmth};
+pub(crate) use self::wish::Kind;
+use self::wish::{Key, What};
 use crate::cli::Own;
 use crate::items::{Again, Job, Share, Sums, Ticket, Work, blocking, known_model};
 use crate::report::{Quiet, chain};
@@ -31,6 +35,7 @@ use crate::store::{Lock, Store, StoreError, make_dir, read_json, write_json};
 
 mod fact;
 mod intent;
+mod outside;
 mod queue;
 mod status;
 mod warmth;
@@ -70,6 +75,10 @@ struct Ears {
     record: Record,
     /// What is wrong with the intent.
     problem: String,
+    /// What went wrong last for a pod.
+    trouble: String,
+    /// What the agent that still has the store says of itself.
+    relayed: Option<NodeCacheStatus>,
 }
 
 /// What ended items have come to.
@@ -189,13 +198,17 @@ impl Agent {
         inner.write_record().await;
     }
 
-    /// Takes an intent, if it is for this node and not outdated.
-    pub(crate) async fn hear(&self, offered: &headstart_api::NodeCache) {
+    /// Takes an intent, if it is for this node and not outdated. False if it is another node's.
+    pub(crate) async fn hear(&self, offered: &headstart_api::NodeCache) -> bool {
         let intent = {
             let mut heard = self.inner.heard();
             match intent::hear(heard.intent.as_ref(), offered, &heard.me) {
-                Heard::Known => return,
-                Heard::Refused(why) => {
+                Heard::Known => return true,
+                Heard::Foreign(why) => {
+                    tracing::warn!(%why, "intent refused");
+                    return false;
+                }
+                Heard::Outdated(why) => {
                     tracing::warn!(%why, "intent refused");
                     heard.problem = why;
                     None
@@ -215,6 +228,7 @@ impl Agent {
             self.inner.reconcile().await;
         }
         self.inner.tell();
+        true
     }
 
     /// Which machine this is. An intent known so far that is another's is dropped.
@@ -236,6 +250,12 @@ impl Agent {
             self.inner.reconcile().await;
             self.inner.tell();
         }
+    }
+
+    /// Something went wrong for a pod, for the report; nothing does any more when it is empty.
+    pub(crate) fn trouble(&self, said: String) {
+        self.inner.heard().trouble = said;
+        self.inner.tell();
     }
 
     /// The container runtime has come up.
@@ -283,9 +303,38 @@ impl Agent {
         self.inner.happened.subscribe()
     }
 
-    /// Whether a byte has been asked for.
-    pub(crate) fn has_asked(&self) -> bool {
-        self.inner.job.http.tally().first().is_some()
+    /// Whether anybody out there has ever answered.
+    pub(crate) fn was_answered(&self) -> bool {
+        let tally = self.inner.job.http.tally();
+        let all = AnswerClass::ALL.into_iter();
+        all.filter(|class| *class != AnswerClass::None)
+            .any(|class| tally.count(class) > 0)
+    }
+
+    /// What the agent that still has the store says of itself: reported until this one has it.
+    pub(crate) fn relay(&self, status: NodeCacheStatus) {
+        let mut heard = self.inner.heard();
+        if heard.relayed.as_ref() != Some(&status) {
+            heard.relayed = Some(status);
+            drop(heard);
+            self.inner.tell();
+        }
+    }
+
+    /// How many items of a kind are in which state, for metrics.
+    pub(crate) fn states(&self, kind: Kind) -> [(&'static str, i64); 4] {
+        let mut states = [("waiting", 0), ("failed", 0), ("fetching", 0), ("ready", 0)];
+        for entry in self.inner.queue().entries.values() {
+            let state = match entry.phase {
+                _ if entry.wish.kind() != kind => continue,
+                Phase::Waiting { .. } if entry.fact.problem.is_empty() => 0,
+                Phase::Waiting { .. } => 1,
+                Phase::Running { .. } => 2,
+                Phase::Ready { .. } | Phase::Looking => 3,
+            };
+            states[state].1 += 1;
+        }
+        states
     }
 
     /// Whether it may write to the store.

@@ -18,7 +18,7 @@ use headstart_containerd::Depth;
 use headstart_core::quantity::{Bytes, Rate};
 use tracing_subscriber::EnvFilter;
 
-use crate::csi::AloneArgs;
+use crate::csi::CsiArgs;
 use crate::items::Share;
 use crate::store::{Lock, Quota, RootRule, Store, StoreError, local_disk};
 
@@ -40,6 +40,10 @@ pub struct Cli {
 enum Command {
     /// Fetch images and models, all of them at once
     Warm(Box<WarmArgs>),
+    /// Keep this node as its NodeCache asks for; started by the DaemonSet
+    Serve(Box<ServeArgs>),
+    /// Fetch what a file asks for before the kubelet is there, and hand over to `serve`
+    Boot(Box<BootArgs>),
     /// Make a small writable cache of links into a warmed model, for one consumer
     View(ViewArgs),
     /// Show what the store holds
@@ -50,9 +54,6 @@ enum Command {
     Evict(EvictArgs),
     /// Remove what nobody can use: unfinished files, objects without a model
     Gc(InspectArgs),
-    /// Mount models into pods, without following an intent
-    #[command(hide = true)]
-    Csi(Box<AloneArgs>),
     /// Unpack one image layer from standard input; started by the agent itself
     #[command(hide = true)]
     UnpackLayer,
@@ -165,6 +166,38 @@ pub struct ReachArgs {
     /// File of certificate authorities to trust besides the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// What the agent of a node works with.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    #[command(flatten)]
+    pub(crate) csi: CsiArgs,
+    /// Name of the Node this is
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) node_name: String,
+    /// How to reach the API server; without it, as a pod of the cluster
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where metrics and health are served; nowhere when absent
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_address: Option<std::net::SocketAddr>,
+}
+
+/// What the agent before the kubelet works with.
+#[derive(Clone, Debug, Args)]
+pub struct BootArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// The node's NodeCache as JSON; read again whenever it is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) intent: PathBuf,
 }
 
 /// Which model to show to whom.
@@ -371,7 +404,8 @@ pub fn run(cli: Cli, own: Own) -> ExitCode {
     subscriber.with_writer(std::io::stderr).init();
     match cli.command {
         Command::Warm(args) => crate::warm::command(&args, own).into(),
-        Command::Csi(args) => crate::csi::alone::command(&args, own).into(),
+        Command::Serve(args) => crate::serve::command(&args, own).into(),
+        Command::Boot(args) => crate::boot::command(&args, own).into(),
         Command::View(args) => crate::view::command(&args).into(),
         Command::Inspect(args) => crate::housekeeping::inspect(&args).into(),
         Command::Verify(args) => crate::housekeeping::verify(&args).into(),

@@ -17,7 +17,6 @@ use headstart_transfer::net::Http;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::alone::AloneArgs;
 pub use self::args::CsiArgs;
 use self::find::Finder;
 pub use self::grants::GrantRules;
@@ -37,7 +36,6 @@ use crate::items::blocking;
 use crate::report::chain;
 use crate::store::Store;
 
-pub(crate) mod alone;
 mod args;
 mod authority;
 mod find;

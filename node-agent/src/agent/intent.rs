@@ -41,8 +41,10 @@ pub(crate) enum Heard {
     Taken(Intent),
     /// It is the one worked on.
     Known,
-    /// It is not for us, or outdated; why, for people.
-    Refused(String),
+    /// It is an older one of the same; why, for people.
+    Outdated(String),
+    /// It is another node's; why, for people.
+    Foreign(String),
 }
 
 /// Judges an intent beside the one known.
@@ -53,7 +55,7 @@ pub(crate) fn hear(known: Option<&Intent>, offered: &NodeCache, me: &Me) -> Hear
     if let (Some(me), Some(owner)) = (&me.node, nodes.next())
         && owner.uid != *me
     {
-        return Heard::Refused(format!(
+        return Heard::Foreign(format!(
             "NodeCache {name} belongs to another node of this name (uid {}, this one is {me})",
             owner.uid
         ));
@@ -69,7 +71,7 @@ pub(crate) fn hear(known: Option<&Intent>, offered: &NodeCache, me: &Me) -> Hear
         Some(known) if is_same_object(known, &intent) => {
             let (found, had) = (intent.generation, known.generation);
             match found < had {
-                true => Heard::Refused(format!(
+                true => Heard::Outdated(format!(
                     "NodeCache {} has generation {found}, older than {had} that is worked on",
                     intent.name
                 )),
@@ -160,7 +162,7 @@ mod tests {
         assert_eq!(hear(known, &cache(Some("a"), 5), &me("x")), Heard::Known);
         assert!(matches!(
             hear(known, &cache(Some("a"), 4), &me("x")),
-            Heard::Refused(_)
+            Heard::Outdated(_)
         ));
         assert_eq!(
             taken(hear(known, &cache(Some("a"), 6), &me("x"))).generation,
@@ -180,7 +182,7 @@ mod tests {
         let file = taken(hear(None, &cache(None, 3), &Me::default()));
         assert!(matches!(
             hear(Some(&file), &cache(Some("a"), 2), &me("x")),
-            Heard::Refused(_)
+            Heard::Outdated(_)
         ));
         assert_eq!(
             taken(hear(Some(&file), &cache(Some("a"), 3), &me("x")))
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn the_intent_of_another_machine_of_the_same_name_is_never_taken() {
         let theirs = owned(cache(Some("a"), 9), "old");
-        assert!(matches!(hear(None, &theirs, &me("new")), Heard::Refused(_)));
+        assert!(matches!(hear(None, &theirs, &me("new")), Heard::Foreign(_)));
         let ours = owned(cache(Some("a"), 9), "new");
         let ours = taken(hear(None, &ours, &me("new")));
         assert!(ours.is_foreign(&me("newer")));

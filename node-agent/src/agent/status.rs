@@ -27,6 +27,11 @@ impl Agent {
     /// # Errors
     /// When the store cannot be read.
     pub(crate) async fn status(&self) -> Result<NodeCacheStatus, StoreError> {
+        if !self.is_open()
+            && let Some(status) = &self.inner.heard().relayed
+        {
+            return Ok(status.clone());
+        }
         let store = self.inner.store.clone();
         let inventory = blocking(move || store.inventory()).await?;
         let queue = self.inner.queue();
@@ -59,7 +64,10 @@ impl Agent {
                 .iter()
                 .map(|entry| entry.wish.shown.clone())
                 .collect(),
-            problem: shortened(&heard.problem),
+            problem: shortened(match heard.problem.as_str() {
+                "" => &heard.trouble,
+                problem => problem,
+            }),
             items,
         })
     }

@@ -1,20 +1,16 @@
-//! The door for those who show models to pods: ask for one, hear how far it is, keep it while it is
-//! shown, and learn who may see it.
+//! The door for those who show models to pods: ask for one, and hear how far it is.
 //!
 //! - What is asked for goes before everything else and joins a transfer that is under way.
-//! - Having the bytes says nothing about who may read them: that is asked with the asker's own token
-//!   ([`Warmth::may_read`]), and nobody here remembers the answer.
+//! - Having the bytes says nothing about who may read them: whoever asks has settled that.
 //! - A token given with [`Warmth::want_now`] fetches; it is sent to the Hub and nowhere else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use headstart_core::model::{ModelRef, Revision};
-use headstart_hub::access::Verdict;
-use headstart_hub::endpoint::{Hub, HubError, Token};
+use headstart_hub::endpoint::{Hub, Token};
 use headstart_hub::layout::Tree;
 use headstart_hub::plan::ModelPlan;
-use headstart_hub::resolve::Audience;
 use headstart_transfer::net::Http;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -23,9 +19,9 @@ use tokio::time::Instant;
 use super::queue::Phase;
 use super::wish::{Key, Wish};
 use super::{Agent, Inner};
-use crate::items::{Again, ItemError, Known, Ticket, blocking, known_model, resolve_model};
+use crate::items::{Again, ItemError, Known, Ticket, resolve_model};
 use crate::report::Quiet;
-use crate::store::{Holding, Store, StoreError};
+use crate::store::{Holding, Store};
 
 /// How often progress is looked at for whoever waits.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -77,8 +73,6 @@ pub(crate) struct Warm {
     pub(crate) plan: ModelPlan,
     /// Where they are.
     pub(crate) tree: Tree,
-    /// Who may read it, if the Hub has said.
-    pub(crate) audience: Option<Audience>,
     _held: Holding,
 }
 
@@ -95,21 +89,6 @@ impl Asked {
             std::future::pending::<()>().await;
         }
         self.stage()
-    }
-
-    /// Waits until it is ready, or will not be.
-    ///
-    /// # Errors
-    /// Why not, for people.
-    pub(crate) async fn ready(&mut self) -> Result<Arc<Warm>, String> {
-        let mut stage = self.stage();
-        loop {
-            stage = match stage {
-                Stage::Ready(warm) => return Ok(warm),
-                Stage::Failed { why } => return Err(why),
-                _ => self.changed().await,
-            };
-        }
     }
 }
 
@@ -139,57 +118,6 @@ impl Warmth {
             stage: receiver,
             task: tokio::spawn(asking.answer()).abort_handle(),
         }
-    }
-
-    /// What the store has of `model`, verified and ready to be shown, without asking anybody. A
-    /// branch is what it last was.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub(crate) async fn known(&self, model: &ModelRef) -> Result<Option<Warm>, StoreError> {
-        let (store, model) = (self.store().clone(), model.clone());
-        blocking(move || {
-            let Some(known) = known_model(&store, &model)? else {
-                return Ok(None);
-            };
-            let warm = warm(&store, known);
-            let id = warm.plan.id().to_string();
-            Ok(super::status::is_whole(&store, &id).then_some(warm))
-        })
-        .await
-    }
-
-    /// Keeps the model with that plan from being evicted, until dropped.
-    pub(crate) fn hold(&self, plan: &ModelPlan) -> Holding {
-        self.store().hold(&plan.id().to_string())
-    }
-
-    /// The tree of a plan, whether it is there or not.
-    pub(crate) fn tree(&self, plan: &ModelPlan) -> Tree {
-        Tree::at(self.store().model(&plan.id().to_string()))
-    }
-
-    /// Notes that a model is used now: those used least recently are evicted first.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub(crate) async fn note_use(&self, plan: &ModelPlan) -> Result<(), StoreError> {
-        let (store, id) = (self.store().clone(), plan.id().to_string());
-        blocking(move || store.note_use(&id, None)).await
-    }
-
-    /// Whether `token`, or nobody's, may read a model: the Hub's answer now.
-    ///
-    /// # Errors
-    /// When it gave none.
-    pub(crate) async fn may_read(
-        &self,
-        plan: &ModelPlan,
-        token: Option<&Token>,
-    ) -> Result<Verdict, HubError> {
-        let job = &self.agent.inner.job;
-        let (repo, commit) = (&plan.repo, &plan.commit);
-        job.hub.may_read(&job.http, repo, commit, token).await
     }
 
     /// The Hub, with the agent's own token.
@@ -352,7 +280,6 @@ fn warm(store: &Arc<Store>, known: Known) -> Warm {
     Warm {
         tree: Tree::at(store.model(&id)),
         _held: store.hold(&id),
-        audience: known.audience,
         plan: known.plan,
     }
 }

@@ -61,6 +61,11 @@ pub(crate) enum InvalidItem {
     Branch { found: String },
 }
 
+impl Kind {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Image, Self::Model];
+}
+
 impl Wish {
     /// Reads an item of an intent.
     pub(crate) fn read(item: &CacheItem) -> Result<Self, InvalidItem> {

@@ -78,31 +78,27 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds them to a registry.
+    /// Adds them to a registry, under names that begin with `csi_`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
-            "headstart_csi_publishes",
+            "csi_publishes",
             "Calls of the kubelet to mount a volume, by how they ended",
             self.publishes.clone(),
         );
         registry.register(
-            "headstart_csi_lacking",
+            "csi_lacking",
             "Models that a volume was mounted without, in whole or in part, by reason",
             self.lacking.clone(),
         );
         registry.register_with_unit(
-            "headstart_csi_publish",
+            "csi_publish",
             "How long a call to mount a volume took",
             Unit::Seconds,
             self.seconds.clone(),
         );
-        registry.register(
-            "headstart_csi_volumes",
-            "Volumes mounted",
-            self.volumes.clone(),
-        );
+        registry.register("csi_volumes", "Volumes mounted", self.volumes.clone());
         registry.register_with_unit(
-            "headstart_csi_read_ahead",
+            "csi_read_ahead",
             "Weights read into memory ahead of pods",
             Unit::Bytes,
             self.read_ahead.clone(),

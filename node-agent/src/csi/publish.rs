@@ -365,7 +365,10 @@ impl Publisher {
         tracing::info!(
             volume = %id, namespace = %pod.namespace, pod = %pod.name, models = trees, "volume mounted"
         );
-        if !lacking.is_empty() {
+        if lacking.is_empty() {
+            let changed = |said: &mut String| !std::mem::take(said).is_empty();
+            self.problem.send_if_modified(changed);
+        } else {
             let reason = lacking.join("; ");
             tracing::warn!(
                 namespace = %pod.namespace, pod = %pod.name, %reason, "volume mounted without all its weights"

@@ -276,6 +276,7 @@ impl Store {
             }
         }
         removed.bytes += self.remove_orphans()?;
+        self.note_evicted(&removed);
         Ok(removed)
     }
 

@@ -1,6 +1,6 @@
 //! A cluster of one node with the Hub beside it and the agent on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use headstart_core::digest::Sha256;
@@ -27,6 +27,7 @@ pub(crate) struct World {
     pub(crate) agent: Process,
     models: Vec<(&'static str, Vec<RepoFile>)>,
     node: Node,
+    kubeconfig: String,
     cluster: Cluster,
     /// The Hub's; goes last.
     _network: tokio::runtime::Runtime,
@@ -36,7 +37,7 @@ impl World {
     pub(crate) fn up() -> Self {
         let programs = std::env::var_os("HEADSTART_KUBERNETES");
         let cluster = Cluster::up(&Options {
-            directory: Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster/csi"),
+            directory: directory(),
             programs: programs.expect("run by `cargo xtask e2e`").into(),
             program: env!("CARGO_BIN_EXE_cluster").into(),
             nodes: vec![NodeOptions::default()],
@@ -83,13 +84,16 @@ impl World {
         hub.add_token("hf_wrong", "b");
         hub.grant("hf_right", GATED).unwrap();
         let node = cluster.node("n1").unwrap();
-        let agent = start(&node, &[]);
+        let kubeconfig = directory().join("keys/n1.kubeconfig");
+        let kubeconfig = kubeconfig.canonicalize().unwrap().display().to_string();
+        let agent = start(&node, &kubeconfig, &[]);
         let world = Self {
             hub,
             link,
             agent,
             models,
             node,
+            kubeconfig,
             cluster,
             _network: network,
         };
@@ -140,7 +144,7 @@ impl World {
 
     /// Starts an agent in place of one that has ended.
     pub(crate) fn start_agent(&mut self, arguments: &[&str]) {
-        self.agent = start(&self.node, arguments);
+        self.agent = start(&self.node, &self.kubeconfig, arguments);
     }
 
     pub(crate) fn agent_log(&self) -> String {
@@ -290,14 +294,20 @@ impl World {
     }
 }
 
-fn start(node: &Node, arguments: &[&str]) -> Process {
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster/csi")
+}
+
+fn start(node: &Node, kubeconfig: &str, arguments: &[&str]) -> Process {
     let agent = std::env::var_os("HEADSTART_AGENT").expect("run by `cargo xtask e2e`");
     let endpoint = format!("http://{ADDRESS}:8080");
     let socket = format!("/var/lib/kubelet/plugins/{DRIVER}/csi.sock");
     let base = [
         "--log=info",
-        "csi",
+        "serve",
         "--node-name=n1",
+        "--kubeconfig",
+        kubeconfig,
         "--root=/var/lib/headstart",
         "--keep-free=0",
         "--endpoint",
