@@ -36,6 +36,9 @@ const BINARIES: [&str; 5] = ["store", "unpack", "containerd", "agent", "clients"
 /// time, once, and nothing of the product needs the cluster yet.
 const CLUSTER: &str = "cluster";
 
+/// The agent against a real API server; likewise.
+const SERVE: &str = "serve";
+
 /// The test of large files through Xet storage.
 const XET: &str = "xet";
 
@@ -43,7 +46,7 @@ const XET: &str = "xet";
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Only these test binaries
-    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", CLUSTER, XET])]
+    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", CLUSTER, SERVE, XET])]
     test: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
@@ -62,11 +65,8 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
-    let named = args
-        .test
-        .iter()
-        .any(|test| test == CLUSTER)
-        .then_some(CLUSTER);
+    let named = [CLUSTER, SERVE].into_iter();
+    let named = named.filter(|name| args.test.iter().any(|test| test == name));
     for binary in BINARIES
         .into_iter()
         .filter(|name| wanted(name))
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         test.args(["--test", binary, "--"]).args(&args.filter);
         test.env(provision::PROVISIONED, &provisioned)
             .env(AGENT, &agent);
-        if binary == CLUSTER {
+        if [CLUSTER, SERVE].contains(&binary) {
             let programs = provision::kubernetes(&cargo::root(), &target)?;
             test.env(provision::KUBERNETES, programs);
         }
