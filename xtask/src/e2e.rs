@@ -42,7 +42,11 @@ const BINARIES: &[(&str, On)] = &[
     ("clients", On::Machine),
     ("clouds", On::Machine),
     ("cluster", On::Cluster),
+    ("cloud", On::Cluster),
     ("daemon", On::Cluster),
+    ("serve", On::Cluster),
+    ("csi", On::Cluster),
+    ("admission", On::Cluster),
     ("chart", On::Cluster),
     ("kuberay", On::Cluster),
 ];
