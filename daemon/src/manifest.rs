@@ -38,7 +38,7 @@ mod object;
 mod pods;
 mod pool;
 mod ray;
-mod recognise;
+pub(crate) mod recognise;
 mod requests;
 mod select;
 mod shape;
