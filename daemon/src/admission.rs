@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use self::certificate::{Serving, files, secret};
 use self::inject::{InjectConfig, Known};
 
-pub(crate) use self::gates::{Choice, Targets, steer, watch_gates};
+pub(crate) use self::gates::{steer, watch_gates};
 
 pub(crate) mod certificate;
+pub(crate) mod command;
 mod gates;
 pub(crate) mod inject;
 pub(crate) mod knowledge;

@@ -23,6 +23,8 @@ enum Command {
     Explain(Box<crate::explain::ExplainArgs>),
     /// Show machine types and prices: what is known, from where, how old
     Catalog(Box<crate::catalog::command::Command>),
+    #[command(hide = true)]
+    Admission(Box<crate::admission::command::AdmissionArgs>),
     /// The node agent; the demo starts it
     #[command(hide = true)]
     Agent(Box<AgentArgs>),
@@ -51,6 +53,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Plan(args) => crate::plan::command(&args),
         Command::Explain(args) => crate::explain::command(&args),
         Command::Catalog(args) => crate::catalog::command::command(&args),
+        Command::Admission(args) => crate::admission::command::command(&args),
         Command::Agent(args) => {
             if args.end_with_input {
                 std::thread::spawn(end_with_input);

@@ -17,7 +17,7 @@ use std::time::Duration;
 use headstart_api::names;
 use headstart_core::model::{ModelRef, Revision};
 use json_patch::Patch;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, NodeSelectorTerm, Pod, PodSpec};
 use serde_json::{Value, json};
 
 use self::cache::{Asked, HUB_CACHE, obstacle, variable};
@@ -53,12 +53,12 @@ const TOKENS: [&str; 2] = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
 const TOKEN_KEYS: [&str; 3] = ["token", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
 
 /// Which nodes have an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum AgentNodes {
     /// All of them.
     Every,
-    /// Those with all of these labels; nodes whose accelerators can be asked for have them.
-    Labelled(BTreeMap<String, String>),
+    /// Those that one of these selects; nodes whose accelerators can be asked for are among them.
+    Selected(Vec<NodeSelectorTerm>),
 }
 
 /// How pods are led to a node that has their models.
@@ -82,7 +82,7 @@ pub(crate) enum Markers {
 }
 
 /// What injection goes by.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct InjectConfig {
     /// Which nodes have an agent.
     pub(crate) agents: AgentNodes,
@@ -366,22 +366,30 @@ fn mount(
 /// Keeps a pod without accelerators on nodes that have an agent: elsewhere its volume would not be
 /// mounted, ever.
 fn place(spec: &PodSpec, config: &InjectConfig, edit: &mut Edit<'_>) -> Result<(), Left> {
-    let AgentNodes::Labelled(labels) = &config.agents else {
+    let AgentNodes::Selected(terms) = &config.agents else {
         return Ok(());
     };
     if !computing(spec).is_empty() || selects_agent(spec, config) {
         return Ok(());
     }
-    let none = BTreeMap::new();
-    let selected = spec.node_selector.as_ref().unwrap_or(&none);
-    for (key, value) in labels {
-        if selected.get(key).is_some_and(|other| other != value) {
-            return Err(Left::NoAgent);
-        }
+    let affinity = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| {
+        affinity
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    // Its own terms and ours cannot both be met by adding to them.
+    if required.is_some() {
+        return Err(Left::NoAgent);
     }
-    for (key, value) in labels {
-        edit.insert(&["spec", "nodeSelector"], key, json!(value));
-    }
+    edit.insert(
+        &["spec", "affinity", "nodeAffinity"],
+        "requiredDuringSchedulingIgnoredDuringExecution",
+        json!({"nodeSelectorTerms": terms}),
+    );
     Ok(())
 }
 
@@ -467,14 +475,25 @@ fn is_accelerator(resource: &str) -> bool {
 
 /// Whether a pod runs only where an agent is.
 fn selects_agent(spec: &PodSpec, config: &InjectConfig) -> bool {
-    let AgentNodes::Labelled(labels) = &config.agents else {
+    let AgentNodes::Selected(terms) = &config.agents else {
         return true;
     };
     let none = BTreeMap::new();
     let selected = spec.node_selector.as_ref().unwrap_or(&none);
-    labels
-        .iter()
-        .all(|(key, value)| selected.get(key) == Some(value))
+    let suits = |term: &NodeSelectorTerm| {
+        let expressions = term.match_expressions.as_deref().unwrap_or_default();
+        let mut met = expressions.iter().map(|expression| {
+            let value = selected.get(&expression.key);
+            let values = expression.values.as_deref().unwrap_or_default();
+            match expression.operator.as_str() {
+                "Exists" => value.is_some(),
+                "In" => value.is_some_and(|value| values.contains(value)),
+                _ => false,
+            }
+        });
+        !expressions.is_empty() && met.all(|met| met)
+    };
+    terms.is_empty() || terms.iter().any(suits)
 }
 
 fn is_ray(pod: &Pod) -> bool {
