@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod admission;
 mod catalog;
 mod cli;
 mod columns;
