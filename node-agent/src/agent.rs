@@ -536,8 +536,8 @@ impl Inner {
         entry.fact.begin(SystemTime::now());
         let work = match &entry.wish.what {
             What::Image { image, name } => Work::Image {
-                image: image.clone(),
-                name: name.clone(),
+                image: (**image).clone(),
+                name: name.as_deref().cloned(),
             },
             What::Model(model) => Work::Model {
                 model: model.clone(),

@@ -82,7 +82,7 @@ pub(crate) async fn runtime(containerd: Option<PathBuf>, agent: &Agent) {
         until_listening(&socket).await;
         agent.runtime_is_there();
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Tells the agent of every intent that the file holds; ends never.

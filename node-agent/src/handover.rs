@@ -168,7 +168,7 @@ pub(crate) async fn take_over(agent: &Agent) -> Result<Lock, StoreError> {
             Ok(status) => agent.relay(status),
             // It may be a one-shot run, which answers nobody, or one that has just left.
             Err(error) => {
-                tracing::debug!(reason = %chain(&error), "no answer from the other agent")
+                tracing::debug!(reason = %chain(&error), "no answer from the other agent");
             }
         }
         tokio::time::sleep(TRY_EVERY).await;

@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     if let Err(error) = axum::serve(listener, router).await {
         tracing::warn!(reason = %chain(&error), "metrics are no longer served");
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

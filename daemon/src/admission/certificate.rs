@@ -313,14 +313,6 @@ impl Serving {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certified));
     }
 
-    /// Whether there is one.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
-    }
-
     /// How a server speaks TLS with it.
     pub(crate) fn config(self: &Arc<Self>) -> Arc<rustls::ServerConfig> {
         let ring = Arc::new(rustls::crypto::ring::default_provider());

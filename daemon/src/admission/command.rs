@@ -28,40 +28,68 @@ pub(crate) struct AdmissionArgs {
     /// Where the webhook listens
     #[arg(long, value_name = "ADDRESS")]
     webhook_address: SocketAddr,
-    /// A directory with tls.crt and tls.key that somebody else renews
-    #[arg(long, value_name = "DIRECTORY")]
-    webhook_cert_dir: Option<PathBuf>,
-    /// Names by which the API server calls the webhook
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    webhook_names: Vec<String>,
-    /// The webhook's configuration
-    #[arg(long, value_name = "NAME", default_value = "headstart")]
-    webhook: String,
     /// Namespace of the control plane, the agents and the certificates' Secret
     #[arg(long, default_value = "headstart-system")]
     namespace: String,
+    /// Steers and labels: this replica leads
+    #[arg(long)]
+    leads: bool,
+    #[command(flatten)]
+    parts: PartArgs,
+}
+
+/// How pods are changed and led.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PartArgs {
+    /// A directory with tls.crt and tls.key that somebody else renews
+    #[arg(long, env = "HEADSTART_WEBHOOK_CERT_DIR", value_name = "DIRECTORY")]
+    webhook_cert_dir: Option<PathBuf>,
+    /// Names by which the API server calls the webhook
+    #[arg(
+        long,
+        env = "HEADSTART_WEBHOOK_NAMES",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    webhook_names: Vec<String>,
+    /// The webhook's configuration
+    #[arg(
+        long,
+        env = "HEADSTART_WEBHOOK",
+        value_name = "NAME",
+        default_value = "headstart"
+    )]
+    webhook: String,
     /// Selects the agent's pods
     #[arg(
         long,
+        env = "HEADSTART_AGENT_PODS",
         value_name = "SELECTOR",
         default_value = "app.kubernetes.io/component=agent"
     )]
     agent_pods: String,
     /// Which nodes have an agent, as the nodeSelectorTerms of a node affinity in JSON; all of them by default
-    #[arg(long, value_name = "JSON", default_value = "[]")]
+    #[arg(
+        long,
+        env = "HEADSTART_AGENT_NODES",
+        value_name = "JSON",
+        default_value = "[]"
+    )]
     agent_nodes: String,
     /// How pods are led to a node that has their models, where nothing else says
-    #[arg(long, value_enum, default_value = "prefer")]
+    #[arg(long, env = "HEADSTART_STEERING", value_enum, default_value = "prefer")]
     steering: Steering,
     /// Seconds after which a gate of ours is opened in any case
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    #[arg(
+        long,
+        env = "HEADSTART_GATE_DEADLINE",
+        value_name = "SECONDS",
+        default_value_t = 5.0
+    )]
     gate_deadline: f64,
     /// How long a worker of a Ray cluster is expected to take, in seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, env = "HEADSTART_EXPECTED_START", value_name = "SECONDS")]
     expected_start: Option<f64>,
-    /// Steers and labels: this replica leads
-    #[arg(long)]
-    leads: bool,
 }
 
 /// Runs until it is asked to end.
@@ -81,6 +109,35 @@ async fn run(args: &AdmissionArgs) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .try_init();
     let client = client(&args.kubeconfig).await?;
+    let turn = if args.leads { Turn::Ours } else { Turn::Theirs };
+    let stop = CancellationToken::new();
+    let ended = tokio::spawn(until_asked(stop.clone()));
+    let served = parts(
+        client,
+        &args.parts,
+        (args.webhook_address, &args.namespace),
+        Arc::new(move || turn),
+        Arc::new(Logged),
+        stop.clone(),
+    );
+    let served = served.await;
+    stop.cancel();
+    let _ = ended.await;
+    served
+}
+
+/// All three parts, until `stop`: the webhook at its address, for a control plane in `namespace`.
+///
+/// # Errors
+/// When what they are told cannot be read, or the webhook cannot listen.
+pub(crate) async fn parts(
+    client: Client,
+    args: &PartArgs,
+    (listen, namespace): (SocketAddr, &str),
+    leading: Leading,
+    counts: Arc<dyn Counts>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let terms: Vec<_> = serde_json::from_str(&args.agent_nodes).context("read --agent-nodes")?;
     let agents = match terms.is_empty() {
         true => AgentNodes::Every,
@@ -88,51 +145,49 @@ async fn run(args: &AdmissionArgs) -> anyhow::Result<()> {
     };
     let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).context("a span of time");
     let expected_start = args.expected_start.map(seconds).transpose()?;
-    let turn = if args.leads { Turn::Ours } else { Turn::Theirs };
-    let leading: Leading = Arc::new(move || turn);
-    let counts: Arc<dyn Counts> = Arc::new(Logged);
-    let stop = CancellationToken::new();
+    let deadline = seconds(args.gate_deadline)?;
+    let watch = super::watch_gates(client.clone(), deadline, Arc::clone(&counts), stop.clone());
+    let watch = tokio::spawn(watch);
     let (known, watching) = knowledge::watch(&client, expected_start, stop.clone());
     let watching = tokio::spawn(watching);
-    known.ready().await;
+    tokio::select! {
+        () = known.ready() => {}
+        () = stop.cancelled() => return Ok(()),
+    }
     let certificate = match &args.webhook_cert_dir {
         Some(directory) => CertificateSource::Files(directory.clone()),
         None => CertificateSource::Own(secret::Place {
-            namespace: args.namespace.clone(),
+            namespace: namespace.to_owned(),
             secret: format!("{}-webhook", args.webhook),
             names: args.webhook_names.clone(),
             webhook: Some(args.webhook.clone()),
         }),
     };
     let config = WebhookConfig {
-        listen: args.webhook_address,
+        listen,
         certificate,
         inject: InjectConfig {
             agents,
             steering: args.steering,
-            markers: Markers::AgentPods(args.namespace.clone()),
+            markers: Markers::AgentPods(namespace.to_owned()),
         },
     };
-    let deadline = seconds(args.gate_deadline)?;
-    let watch = super::watch_gates(client.clone(), deadline, Arc::clone(&counts), stop.clone());
-    let watch = tokio::spawn(watch);
     let warm = WarmNodes::new(leading);
     let follow = {
         let (warm, client, stop) = (warm.clone(), client.clone(), stop.clone());
         let steering = SteeringConfig {
-            agents: (args.namespace.clone(), args.agent_pods.clone()),
+            agents: (namespace.to_owned(), args.agent_pods.clone()),
         };
         tokio::spawn(async move { warm.follow(client, steering, stop).await })
     };
     let targets = Arc::new(warm);
     let steer = super::steer(client.clone(), targets, Arc::clone(&counts), stop.clone());
     let steer = tokio::spawn(steer);
-    let ended = tokio::spawn(until_asked(stop.clone()));
     let serving = Arc::new(Serving::default());
     let knowledge = Arc::new(known);
     let served = super::serve(config, client, knowledge, counts, serving, stop.clone()).await;
     stop.cancel();
-    let _ = tokio::join!(watching, watch, follow, steer, ended);
+    let _ = tokio::join!(watching, watch, follow, steer);
     Ok(served?)
 }
 

@@ -76,6 +76,10 @@ pub(crate) enum Steering {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Markers {
     /// Nodes only.
+    #[allow(
+        dead_code,
+        reason = "a choice of the injector that no command line offers yet"
+    )]
     None,
     /// The agent's pods in this namespace, which carry the labels of their node.
     AgentPods(String),

@@ -36,8 +36,8 @@ pub(crate) struct Wish {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Image {
-        image: ImageRef,
-        name: Option<ImageRef>,
+        image: Box<ImageRef>,
+        name: Option<Box<ImageRef>>,
     },
     Model(ModelRef),
 }
@@ -114,7 +114,7 @@ impl Wish {
     /// The name that an image is also to have.
     pub(crate) fn name(&self) -> Option<&ImageRef> {
         match &self.what {
-            What::Image { name, .. } => name.as_ref(),
+            What::Image { name, .. } => name.as_deref(),
             What::Model(_) => None,
         }
     }
@@ -150,7 +150,10 @@ fn image_of(text: &str, name: Option<&str>) -> Result<What, InvalidItem> {
     }
     // By the same digest it is no other name.
     let name = name.filter(|name| name.digest().is_none());
-    Ok(What::Image { image, name })
+    Ok(What::Image {
+        image: Box::new(image),
+        name: name.map(Box::new),
+    })
 }
 
 fn model_of(text: &str, files: &str) -> Result<ModelRef, InvalidItem> {

@@ -61,7 +61,7 @@ fn the_order_of_the_intent_is_the_order_of_priority_and_changes_while_items_run(
     let priority = queue.entries[&a.key].priority.clone();
     assert!(priority.rank() > queue.entries[&c.key].priority.rank());
     queue.take(vec![a.clone(), b.clone(), c.clone()], now);
-    assert_eq!(started(&queue.steps(now)), keys(&[b.clone()]));
+    assert_eq!(started(&queue.steps(now)), keys(std::slice::from_ref(&b)));
     assert!(priority.rank() < queue.entries[&b.key].priority.rank());
     assert!(!stop_of(&queue, &c).is_cancelled());
 }
