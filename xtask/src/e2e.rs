@@ -78,7 +78,14 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     }
     let target = cargo::target()?;
     let provisioned = provision::clients(&cargo::root(), &target)?;
-    let build = ["build", "--locked", "--package", "headstart-agent", "--package", "headstart"];
+    let build = [
+        "build",
+        "--locked",
+        "--package",
+        "headstart-agent",
+        "--package",
+        "headstart",
+    ];
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);

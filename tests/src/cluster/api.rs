@@ -109,17 +109,6 @@ impl Api {
         self.done("PATCH", path, "application/merge-patch+json", body.into())
     }
 
-    /// Applies an object that is written as YAML, whoever else wrote it.
-    ///
-    /// # Errors
-    /// If the server refuses it.
-    pub fn apply(&self, path: &str, yaml: &str) -> Result<Value> {
-        let joint = if path.contains('?') { '&' } else { '?' };
-        let path = format!("{path}{joint}force=true");
-        let body = yaml.to_owned().into_bytes();
-        self.done("PATCH", &path, "application/apply-patch+yaml", body.into())
-    }
-
     /// Changes an object by a JSON patch, which can change one entry of a list.
     ///
     /// # Errors
