@@ -181,7 +181,7 @@ fn malformed_pool(world: &mut World) {
         condition(pool, "Ready") == Some("False")
     });
     let said = pool["status"]["conditions"][0]["message"].as_str().unwrap();
-    assert!(said.contains("spec.limits.cpu"), "{said}");
+    assert!(said.contains("spec.limits: cpu"), "{said}");
     world.create_pod(&gpu_pod("serve"));
     let claim = world.claim();
     assert_eq!(claim["spec"]["nodePool"], "gpu");
