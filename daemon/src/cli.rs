@@ -25,6 +25,8 @@ enum Command {
     Page(Box<crate::page::command::PageArgs>),
     /// Show machine types and prices: what is known, from where, how old
     Catalog(Box<crate::catalog::command::Command>),
+    Run(Box<crate::run::RunArgs>),
+    Crd(crate::crd::CrdArgs),
     /// The node agent; the demo starts it
     #[command(hide = true)]
     Agent(Box<AgentArgs>),
@@ -68,6 +70,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Top(args) => crate::top::command(&args),
         Command::Page(args) => crate::page::command::command(&args),
         Command::Catalog(args) => crate::catalog::command::command(&args),
+        Command::Run(args) => crate::run::command(&args),
+        Command::Crd(args) => crate::crd::command(&args),
         Command::Agent(args) => {
             if args.end_with_input {
                 std::thread::spawn(end_with_input);

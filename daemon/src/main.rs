@@ -5,6 +5,7 @@ use std::process::ExitCode;
 mod catalog;
 mod cli;
 mod columns;
+mod crd;
 mod demo;
 mod explain;
 mod kubectl;
@@ -19,10 +20,10 @@ mod manifest;
 mod metrics;
 mod page;
 mod plan;
-#[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;
-#[allow(dead_code, reason = "the control loop that asks it is being joined")]
+#[allow(dead_code, reason = "refusals are told by pages that are being joined")]
 mod resolve;
+mod run;
 mod top;
 
 fn main() -> ExitCode {

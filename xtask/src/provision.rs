@@ -7,6 +7,8 @@
 //! python/<name>/bin/python     an environment; <name>/stamp says what is in it
 //! hf-hub/debug/hf-hub-client   tests/clients/hf-hub, built
 //! kubernetes/<version>/        Kubernetes' programs; stamp says what from
+//! helm/<version>/              helm
+//! kuberay/<version>/           KubeRay's operator, and its CRDs in files
 //! lock                         held while something is being made
 //! ```
 //!
@@ -21,8 +23,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+pub(crate) use self::go::{HELM, KUBERAY, program};
 pub(crate) use self::kubernetes::{KUBERNETES, kubernetes};
 
+mod go;
 mod kubernetes;
 
 /// Where tests find what was provisioned: the directory that holds `python` and `hf-hub`.

@@ -9,6 +9,10 @@ pub const NODE_POOL: &str = "headstart.dev/node-pool";
 /// Label on nodes: the claim they were bought for.
 pub const NODE_CLAIM: &str = "headstart.dev/node-claim";
 
+/// Label on node caches: the Node they are for, once it has a name. Labels hold 63 characters; a node
+/// with a longer name has none.
+pub const NODE: &str = "headstart.dev/node";
+
 /// Label on nodes: `spot`, `on-demand` or `reserved`.
 pub const CAPACITY_TYPE: &str = "headstart.dev/capacity-type";
 

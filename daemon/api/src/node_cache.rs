@@ -29,11 +29,16 @@ use crate::scalar::{Amount, Span};
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.generation >= oldSelf.generation",
+    "message": "generation only grows: an agent refuses an older one"
+}]))]
 pub struct NodeCacheSpec {
     /// Grows with every change; an agent refuses an older one.
     pub generation: u64,
     /// The items, most wanted first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub items: Vec<CacheItem>,
 }
 
@@ -78,6 +83,10 @@ pub struct NodeCacheStatus {
 /// An image or a model; one of the two is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.image) != has(self.model)",
+    "message": "give either image or model"
+}]))]
 pub struct CacheItem {
     /// An image, by digest: `docker.io/vllm/vllm-openai@sha256:…`.
     #[serde(skip_serializing_if = "Option::is_none")]

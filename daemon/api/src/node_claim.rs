@@ -35,8 +35,13 @@ use crate::scalar::{Amount, Price};
     printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".spec.reason", "priority": 1}"#
 )]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self == oldSelf",
+    "message": "a claim never changes; another wish is another claim"
+}]))]
 pub struct NodeClaimSpec {
     /// The pool that buys it.
+    #[schemars(length(min = 1, max = 63))]
     pub node_pool: String,
     /// What is bought.
     pub offering: ClaimOffering,
@@ -60,6 +65,7 @@ pub struct NodeClaimSpec {
     pub startup_taints: Vec<PoolTaint>,
     /// Pods it was bought for, `namespace/name`; at most 64 are listed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub pods: Vec<String>,
     /// Why this offering, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -78,6 +84,7 @@ pub struct ClaimOffering {
     /// Zone: `us-east-1a`.
     pub zone: String,
     /// `spot`, `on-demand` or `reserved`.
+    #[schemars(extend("enum" = ["spot", "on-demand", "reserved"]))]
     pub capacity_type: String,
 }
 
@@ -95,6 +102,7 @@ pub struct NodeClaimStatus {
     pub stages: Stages,
     /// `Launched`, `Registered`, `Initialized`, `Ready`; `Failed` with why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 

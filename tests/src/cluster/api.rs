@@ -83,6 +83,23 @@ impl Api {
         self.done("POST", path, "application/json", body.into())
     }
 
+    /// Makes an object that is written as YAML.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn create_yaml(&self, path: &str, object: String) -> Result<Value> {
+        self.done("POST", path, "application/yaml", object.into())
+    }
+
+    /// Makes an object what `object` says, by server-side apply; `path` names it and the manager.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn apply(&self, path: &str, object: &Value) -> Result<Value> {
+        let body = serde_json::to_vec(object)?;
+        self.done("PATCH", path, "application/apply-patch+yaml", body.into())
+    }
+
     /// Changes an object by a merge patch.
     ///
     /// # Errors
@@ -90,6 +107,26 @@ impl Api {
     pub fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
         let body = serde_json::to_vec(patch)?;
         self.done("PATCH", path, "application/merge-patch+json", body.into())
+    }
+
+    /// Applies an object that is written as YAML, whoever else wrote it.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn apply(&self, path: &str, yaml: &str) -> Result<Value> {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{joint}force=true");
+        let body = yaml.to_owned().into_bytes();
+        self.done("PATCH", &path, "application/apply-patch+yaml", body.into())
+    }
+
+    /// Changes an object by a JSON patch, which can change one entry of a list.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn patch_json(&self, path: &str, patch: &Value) -> Result<Value> {
+        let body = serde_json::to_vec(patch)?;
+        self.done("PATCH", path, "application/json-patch+json", body.into())
     }
 
     /// Removes an object, without the time it would have to end.

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::control::{API, Programs, REGISTRY};
+use super::control::{ADDRESS, API, Programs, REGISTRY};
+use super::dns;
 use super::gpu::Gpus;
 use super::keys::Keys;
 use super::machine::Machine;
@@ -287,6 +288,8 @@ impl Node {
             "registryPullQPS": 0,
             "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
             "podCIDR": self.pods(),
+            "clusterDNS": [ADDRESS],
+            "clusterDomain": dns::DOMAIN,
             "address": self.address(),
             "tlsCertFile": keys.path(&format!("{serving}.crt")),
             "tlsPrivateKeyFile": keys.path(&format!("{serving}.key")),
