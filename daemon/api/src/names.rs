@@ -49,6 +49,11 @@ pub const CSI_DRIVER: &str = "csi.headstart.dev";
 /// Attribute of a CSI volume: the model to mount, `hf://org/name[@revision][?include=…]`.
 pub const CSI_MODEL: &str = "headstart.dev/model";
 
+/// Attribute of a CSI volume: what a pod gets whose model it may not read or that does not exist.
+/// `fail`, which is the default, keeps it from starting; `empty` mounts an empty cache, and so what
+/// the pod would have without Headstart.
+pub const CSI_ON_REFUSAL: &str = "headstart.dev/on-refusal";
+
 /// Field manager of the control plane, in server-side apply.
 pub const FIELD_MANAGER: &str = "headstart";
 
