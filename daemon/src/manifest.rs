@@ -40,7 +40,7 @@ pub(crate) mod object;
 mod pods;
 pub(crate) mod pool;
 pub(crate) mod ray;
-mod recognise;
+pub(crate) mod recognise;
 mod requests;
 mod select;
 mod shape;
