@@ -94,7 +94,7 @@ pub enum Machines {
 /// What goes wrong with the next requests for a machine, one each.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// It says no: a status and a code of the protocol.
+    /// It says no: a status and a code of the protocol. 429 and 503 ask for a pause of a second.
     Refuse(u16, &'static str),
     /// It makes the machine and answers with a failure.
     LoseReply,
@@ -143,6 +143,8 @@ pub struct Machine {
     pub created: SystemTime,
     at: Instant,
     number: usize,
+    /// Its thread still starts its programs, and ends what it started if it was given back meanwhile.
+    starting: bool,
 }
 
 /// What a machine is to be.
@@ -271,6 +273,7 @@ impl Cloud {
             created: SystemTime::UNIX_EPOCH,
             at: Instant::now(),
             number,
+            starting: false,
         };
         state.made += 1;
         state.machines.insert(claim.to_owned(), machine);
@@ -368,7 +371,7 @@ async fn ensure(
     }
     let made = match sell(&shared, &claim, &asked) {
         Ok(made) => made,
-        Err(refusal) => return refusal,
+        Err((status, code, said)) => return refuse(status, code, &said),
     };
     match fault {
         Some(Fault::LoseReply) => return refuse(500, "Lost", "as configured"),
@@ -378,8 +381,11 @@ async fn ensure(
     axum::Json(made).into_response()
 }
 
+/// A refusal: status, code, words.
+type Refused = (u16, &'static str, String);
+
 /// The machine of a claim, made unless it is there.
-fn sell(shared: &Arc<Shared>, claim: &str, asked: &Asked) -> Result<Value, Response> {
+fn sell(shared: &Arc<Shared>, claim: &str, asked: &Asked) -> Result<Value, Refused> {
     let mut state = shared.state();
     if let Some(machine) = state.machines.get(claim) {
         return Ok(machine.told());
@@ -391,11 +397,11 @@ fn sell(shared: &Arc<Shared>, claim: &str, asked: &Asked) -> Result<Value, Respo
     };
     let Some(index) = state.offers.iter().position(wanted) else {
         let said = format!("{} is not sold in {}", asked.instance_type, asked.zone);
-        return Err(refuse(422, "Misconfigured", &said));
+        return Err((422, "Misconfigured", said));
     };
     let sold = |machine: &&Machine| machine.offer == index && machine.state != "ending";
     if state.machines.values().filter(sold).count() >= state.offers[index].stock {
-        return Err(refuse(409, "OutOfCapacity", "all are sold"));
+        return Err((409, "OutOfCapacity", "all are sold".to_owned()));
     }
     let machine = Machine {
         claim: claim.to_owned(),
@@ -405,6 +411,7 @@ fn sell(shared: &Arc<Shared>, claim: &str, asked: &Asked) -> Result<Value, Respo
         created: SystemTime::now(),
         at: Instant::now(),
         number: state.made,
+        starting: false,
     };
     let told = machine.told();
     state.made += 1;
@@ -436,5 +443,12 @@ async fn release(State(shared): State<Arc<Shared>>, Path(claim): Path<String>) -
 fn refuse(status: u16, code: &str, said: &str) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = json!({"code": code, "message": said, "subject": "test"});
-    (status, axum::Json(body)).into_response()
+    let mut response = (status, axum::Json(body)).into_response();
+    if matches!(status.as_u16(), 429 | 503) {
+        let soon = http::HeaderValue::from_static("1");
+        response
+            .headers_mut()
+            .insert(http::header::RETRY_AFTER, soon);
+    }
+    response
 }

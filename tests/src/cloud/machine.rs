@@ -43,7 +43,7 @@ impl Shared {
             count: offer.gpus,
             after: boot.gpus.saturating_sub(boot.kubelet),
         });
-        let node = self.cluster.add_node(&NodeOptions {
+        let options = NodeOptions {
             rate: offer.rate.clone(),
             gpus,
             labels: asked.labels.clone().into_iter().collect(),
@@ -58,21 +58,25 @@ impl Shared {
                     .collect(),
                 kubelet_after: boot.kubelet.saturating_sub(boot.network),
             }),
-        })?;
-        let name = node.name().to_owned();
+        };
+        match self.state().machines.get_mut(claim) {
+            Some(machine) if machine.state != "ending" => machine.starting = true,
+            _ => return Ok(()),
+        }
+        let started = self.cluster.add_node(&options);
         let wanted = {
             let mut state = self.state();
             let machine = state.machines.get_mut(claim);
-            let wanted = machine.as_ref().is_some_and(|one| one.state != "ending");
-            if let Some(machine) = machine {
-                machine.node = Some(name.clone());
-            }
-            wanted
+            machine.is_some_and(|machine| {
+                machine.starting = false;
+                machine.node = started.as_ref().ok().map(|node| node.name().to_owned());
+                machine.state != "ending"
+            })
         };
-        match wanted {
-            true => Ok(()),
-            false => self.cluster.remove_node(&name),
+        if !wanted {
+            self.end(claim);
         }
+        started.map(drop)
     }
 
     /// A Node object, ready at its time and its GPUs at theirs, until it is given back.
@@ -143,15 +147,19 @@ impl Shared {
         }
     }
 
-    /// Takes a machine away. Its Node object stays.
+    /// Takes a machine away. Its Node object stays. One whose programs are being started goes once
+    /// they are.
     pub(super) fn end(&self, claim: &str) {
         let node = {
             let mut state = self.state();
-            let machine = state.machines.get_mut(claim);
-            machine.and_then(|machine| {
-                machine.state = "ending";
-                machine.node.clone()
-            })
+            let Some(machine) = state.machines.get_mut(claim) else {
+                return;
+            };
+            machine.state = "ending";
+            if machine.starting {
+                return;
+            }
+            machine.node.clone()
         };
         if let (Machines::Real, Some(node)) = (self.kind, node)
             && let Err(error) = self.cluster.remove_node(&node)
