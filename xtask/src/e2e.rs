@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::test::Ended;
-use crate::{cargo, provision};
+use crate::{cargo, images, provision};
 
 /// Debian packages of the programs they run against, and of what they call.
 pub(crate) const PACKAGES: [&str; 12] = [
@@ -30,6 +30,12 @@ pub(crate) const PACKAGES: [&str; 12] = [
 /// Names the agent's binary for the tests.
 const AGENT: &str = "HEADSTART_AGENT";
 
+/// Names the control plane's.
+const DAEMON: &str = "HEADSTART_DAEMON";
+
+/// Names the directory with both programs' images.
+const IMAGES: &str = "HEADSTART_IMAGES";
+
 /// The test binaries, in the order they run, and what each works on.
 const BINARIES: &[(&str, On)] = &[
     ("store", On::Machine),
@@ -41,6 +47,10 @@ const BINARIES: &[(&str, On)] = &[
     ("cluster", On::Cluster),
     ("chart", On::Cluster),
     ("kuberay", On::Cluster),
+    ("cloud", On::Cluster),
+    ("serve", On::Cluster),
+    ("csi", On::Cluster),
+    ("admission", On::Cluster),
 ];
 
 /// What a test binary works on.
@@ -88,6 +98,8 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
             let home = provision::program(&root, &target, &program)?;
             outside.push((program.variable, home));
         }
+        outside.push((IMAGES, images::build(&images::Args::default())?));
+        outside.push((DAEMON, target.join("debug/headstart")));
     }
     for (binary, _) in chosen() {
         let base = [

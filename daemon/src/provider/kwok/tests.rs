@@ -310,53 +310,113 @@ async fn zz_real() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.unwrap();
     let market = catalog::of_rows("rows.csv", ROWS.as_bytes()).unwrap();
-    let offers = Offers { types: market.types, offerings: market.offerings };
+    let offers = Offers {
+        types: market.types,
+        offerings: market.offerings,
+    };
     let kwok = Kwok::new(client.clone(), offers);
     let nodes: Api<Node> = Api::all(client.clone());
     let start = std::time::Instant::now();
     let stop = tokio_util::sync::CancellationToken::new();
     let keeping = tokio::spawn(keep::keep(client.clone(), || true, stop.clone()));
-    let w = wanted("z-1", json!({"readyAfter": "4s", "gpusAfter": "9s", "interruptAfter": "45s", "notice": "5s"}));
+    let w = wanted(
+        "z-1",
+        json!({"readyAfter": "4s", "gpusAfter": "9s", "interruptAfter": "45s", "notice": "5s"}),
+    );
     println!("{:?}", kwok.ensure(&w).await);
     assert_eq!(kwok.ensure(&w).await.unwrap().claim.as_deref(), Some("z-1"));
     let mut last = String::new();
     let mut restarted = false;
     let mut keeping = Some(keeping);
     let mut stop = stop;
-    let leases: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
+        Api::namespaced(client.clone(), "kube-node-lease");
     while start.elapsed().as_secs() < 60 {
         let node = nodes.get_opt("z-1").await.unwrap();
         let lease = leases.get_opt("z-1").await.unwrap();
         let said = node.as_ref().map(|n| {
             let s = n.status.as_ref().unwrap();
-            let ready = s.conditions.iter().flatten().find(|c| c.type_ == "Ready").map(|c| c.status.clone());
-            let gpu = s.allocatable.as_ref().and_then(|a| a.get("nvidia.com/gpu")).map(|q| q.0.clone());
-            let cpu = s.allocatable.as_ref().and_then(|a| a.get("cpu")).map(|q| q.0.clone());
-            let taints: Vec<_> = n.spec.as_ref().unwrap().taints.iter().flatten().map(|t| t.key.clone()).collect();
-            format!("ready {ready:?} gpu {gpu:?} cpu {cpu:?} taints {taints:?} taken {:?}", n.annotations().get("kwok.x-k8s.io/node"))
+            let ready = s
+                .conditions
+                .iter()
+                .flatten()
+                .find(|c| c.type_ == "Ready")
+                .map(|c| c.status.clone());
+            let gpu = s
+                .allocatable
+                .as_ref()
+                .and_then(|a| a.get("nvidia.com/gpu"))
+                .map(|q| q.0.clone());
+            let cpu = s
+                .allocatable
+                .as_ref()
+                .and_then(|a| a.get("cpu"))
+                .map(|q| q.0.clone());
+            let taints: Vec<_> = n
+                .spec
+                .as_ref()
+                .unwrap()
+                .taints
+                .iter()
+                .flatten()
+                .map(|t| t.key.clone())
+                .collect();
+            format!(
+                "ready {ready:?} gpu {gpu:?} cpu {cpu:?} taints {taints:?} taken {:?}",
+                n.annotations().get("kwok.x-k8s.io/node")
+            )
         });
-        let state: Vec<_> = kwok.instances().await.unwrap().iter().map(|i| i.state).collect();
+        let state: Vec<_> = kwok
+            .instances()
+            .await
+            .unwrap()
+            .iter()
+            .map(|i| i.state)
+            .collect();
         let line = format!("{said:?} {state:?} lease {}", lease.is_some());
-        if line != last { println!("{:.1} {line}", start.elapsed().as_secs_f64()); last = line; }
+        if line != last {
+            println!("{:.1} {line}", start.elapsed().as_secs_f64());
+            last = line;
+        }
         if !restarted && start.elapsed().as_secs() >= 6 {
             restarted = true;
             stop.cancel();
             keeping.take().unwrap().await.unwrap();
             stop = tokio_util::sync::CancellationToken::new();
-            keeping = Some(tokio::spawn(keep::keep(client.clone(), || true, stop.clone())));
+            keeping = Some(tokio::spawn(keep::keep(
+                client.clone(),
+                || true,
+                stop.clone(),
+            )));
             println!("restarted");
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     // By hand, and a foreign lease.
-    let w = wanted("z-2", json!({"readyAfter": "1s", "gpusAfter": "1s", "notice": "3s"}));
+    let w = wanted(
+        "z-2",
+        json!({"readyAfter": "1s", "gpusAfter": "1s", "notice": "3s"}),
+    );
     kwok.ensure(&w).await.unwrap();
     let lease = json!({"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"z-2"},"spec":{"holderIdentity":"kwok-controller","leaseDurationSeconds":40,"renewTime":"2026-11-25T08:00:00.000000Z"}});
-    leases.create(&PostParams::default(), &serde_json::from_value(lease).unwrap()).await.unwrap();
+    leases
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(lease).unwrap(),
+        )
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(14)).await;
     println!("foreign lease: {:?}", leases.get("z-2").await.unwrap().spec);
     let patch = json!({"metadata": {"annotations": {INTERRUPT: "now"}}});
-    nodes.patch("z-2", &kube::api::PatchParams::default(), &kube::api::Patch::Merge(patch)).await.unwrap();
+    nodes
+        .patch(
+            "z-2",
+            &kube::api::PatchParams::default(),
+            &kube::api::Patch::Merge(patch),
+        )
+        .await
+        .unwrap();
     println!("{:?}", kwok.instances().await.unwrap());
     tokio::time::sleep(Duration::from_secs(1)).await;
     println!("{:?}", nodes.get("z-2").await.unwrap().annotations());
@@ -364,11 +424,19 @@ async fn zz_real() {
     println!("z-2 {:?}", nodes.get_opt("z-2").await.unwrap().is_some());
     let w = wanted("z-3", json!({"readyAfter": "100s"}));
     kwok.ensure(&w).await.unwrap();
-    println!("release {:?} {:?}", kwok.release("z-3").await, kwok.release("z-3").await);
+    println!(
+        "release {:?} {:?}",
+        kwok.release("z-3").await,
+        kwok.release("z-3").await
+    );
     let mut bad = wanted("z-4", json!({}));
     bad.labels.insert("bad".to_owned(), "no good!".to_owned());
     println!("bad label {:?}", kwok.ensure(&bad).await);
-    println!("left {:?} leases {}", kwok.instances().await.unwrap(), leases.get_opt("z-1").await.unwrap().is_some());
+    println!(
+        "left {:?} leases {}",
+        kwok.instances().await.unwrap(),
+        leases.get_opt("z-1").await.unwrap().is_some()
+    );
     stop.cancel();
     keeping.unwrap().await.unwrap();
 }
