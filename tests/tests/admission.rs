@@ -202,7 +202,7 @@ fn rendered(chart: &Path) -> Result<Vec<Value>> {
         "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms={}",
         nodes::AGENT_TERMS
     );
-    let output = Command::new(named("HEADSTART_HELM")?)
+    let output = Command::new(named("HEADSTART_HELM")?.join("helm"))
         .args(["template", "headstart"])
         .arg(chart)
         .args(["--namespace", SYSTEM, "--set-json", &terms])

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::test::Ended;
-use crate::{cargo, provision};
+use crate::{cargo, images, provision};
 
 /// Debian packages of the programs they run against, and of what they call.
 pub(crate) const PACKAGES: [&str; 12] = [
@@ -32,6 +32,9 @@ const AGENT: &str = "HEADSTART_AGENT";
 
 /// Names the control plane's.
 const DAEMON: &str = "HEADSTART_DAEMON";
+
+/// Names the directory with both programs' images.
+const IMAGES: &str = "HEADSTART_IMAGES";
 
 /// The test binaries, in the order they run, and what each works on.
 const BINARIES: &[(&str, On)] = &[
@@ -103,6 +106,8 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
             let home = provision::program(&root, &target, &program)?;
             outside.push((program.variable, home));
         }
+        outside.push((IMAGES, images::build(&images::Args::default())?));
+        outside.push((DAEMON, target.join("debug/headstart")));
     }
     for (binary, _) in chosen() {
         let base = [
