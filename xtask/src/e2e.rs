@@ -107,7 +107,6 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
             outside.push((program.variable, home));
         }
         outside.push((IMAGES, images::build(&images::Args::default())?));
-        outside.push((DAEMON, target.join("debug/headstart")));
     }
     for (binary, _) in chosen() {
         let base = [
