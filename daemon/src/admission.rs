@@ -132,7 +132,7 @@ pub(crate) async fn serve(
         async move {
             match certificate {
                 CertificateSource::Files(directory) => {
-                    files::follow(directory, serving, stop).await
+                    files::follow(directory, serving, stop).await;
                 }
                 CertificateSource::Own(place) => secret::keep(client, place, serving, stop).await,
             }

@@ -72,7 +72,7 @@ pub(super) fn obstacle(container: &Container, spec: &PodSpec, asked: Asked) -> O
             )
         })
     };
-    if ELSEWHERE.iter().any(|name| is_on(&name)) {
+    if ELSEWHERE.iter().any(is_on) {
         return Some(Left::NotFromHub);
     }
     let sources = container.env_from.as_deref().unwrap_or_default();
