@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 mod admission;
 mod catalog;
 mod cli;
@@ -11,13 +9,24 @@ mod columns;
 mod crd;
 mod demo;
 mod explain;
+mod kubectl;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the control loop that feeds it is being joined"
+)]
+mod ledger;
 mod manifest;
+#[allow(dead_code, reason = "the control loop that feeds it is being joined")]
+mod metrics;
+mod page;
 mod plan;
 mod provider;
 #[allow(dead_code, reason = "refusals are told by pages that are being joined")]
 mod resolve;
 mod run;
+mod top;
 
 fn main() -> ExitCode {
-    cli::run(cli::Cli::parse())
+    cli::run(cli::parse())
 }

@@ -24,6 +24,7 @@ use self::round::{Doors, Rounds, Settings};
 use self::say::Speaker;
 use self::serve::Pages;
 use self::write::Writer;
+use crate::provider::kwok;
 
 mod announced;
 mod calls;
@@ -57,6 +58,7 @@ pub(crate) fn command(args: &RunArgs) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime");
     match runtime.and_then(|runtime| runtime.block_on(run(args.clone()))) {
@@ -73,7 +75,7 @@ async fn run(args: RunArgs) -> Result<()> {
     let client = client().await?;
     let identity = args.identity();
     info!(identity, cluster = args.cluster_name, "starts");
-    let (provider, resolver) = outside::open(&args.outside, &args.provider)?;
+    let (provider, resolver) = outside::open(&args.outside, &args.provider, &client)?;
     let word = provider.as_ref().map_or("none", |provider| provider.name());
     info!(provider = word, "nodes come from there");
     let (learned, resolved) = mpsc::channel(1);
@@ -98,6 +100,10 @@ async fn run(args: RunArgs) -> Result<()> {
         Duration::from_secs(args.lease_seconds.into()),
     );
     let elector = tokio::spawn(elector.run(stop.clone()));
+    if args.provider == config::ProviderKind::Kwok {
+        let (client, held, stop) = (client.clone(), lead.clone(), stop.clone());
+        tokio::spawn(async move { kwok::keep::keep(client, || held.is_held(), stop).await });
+    }
 
     let (ask, plans) = mpsc::channel(8);
     let pages = Pages {

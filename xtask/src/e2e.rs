@@ -45,12 +45,13 @@ const BINARIES: &[(&str, On)] = &[
     ("clients", On::Machine),
     ("clouds", On::Machine),
     ("cluster", On::Cluster),
-    ("chart", On::Cluster),
-    ("kuberay", On::Cluster),
     ("cloud", On::Cluster),
+    ("daemon", On::Cluster),
     ("serve", On::Cluster),
     ("csi", On::Cluster),
     ("admission", On::Cluster),
+    ("chart", On::Cluster),
+    ("kuberay", On::Cluster),
 ];
 
 /// What a test binary works on.
@@ -84,7 +85,14 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     }
     let target = cargo::target()?;
     let provisioned = provision::clients(&cargo::root(), &target)?;
-    let build = ["build", "--locked", "--package", "headstart-agent"];
+    let build = [
+        "build",
+        "--locked",
+        "--package",
+        "headstart-agent",
+        "--package",
+        "headstart",
+    ];
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
@@ -99,7 +107,6 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
             outside.push((program.variable, home));
         }
         outside.push((IMAGES, images::build(&images::Args::default())?));
-        outside.push((DAEMON, target.join("debug/headstart")));
     }
     for (binary, _) in chosen() {
         let base = [
@@ -114,6 +121,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         test.args(["--test", binary, "--"]).args(&args.filter);
         test.env(provision::PROVISIONED, &provisioned)
             .env(AGENT, &agent)
+            .env(DAEMON, target.join("debug/headstart"))
             .envs(outside.iter().map(|(name, path)| (name, path)));
         cargo::run(&mut test)?;
     }

@@ -97,7 +97,8 @@ pub(super) fn no_discount(
         capacity_type: CapacityType::OnDemand,
     };
     let (other, _) = state.offering(&key)?;
-    if other.price >= offering.price {
+    // One of a budget may be used up, and a spread may ask for both.
+    if other.price >= offering.price || other.launch_budget.is_some() {
         return None;
     }
     let instead = state.fresh(pool, other, kind, usize::MAX);

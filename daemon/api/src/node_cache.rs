@@ -6,6 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::fine;
 use crate::scalar::{Amount, Span};
 
 /// What a node is to have, in order. The object is named as the node; for a node in flight, as its
@@ -48,13 +49,22 @@ pub struct NodeCacheStatus {
     /// The generation of the spec that the agent works on.
     pub generation: u64,
     /// When this was reported.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub observed: Option<Time>,
     /// When the agent first had a network, in this boot of the node.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub agent_started: Option<Time>,
     /// When it asked for its first byte.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub first_request: Option<Time>,
     /// Bytes that may still be written.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,10 +118,16 @@ pub struct CacheItem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
     /// When the first byte of it was asked for; only in a status.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub started: Option<Time>,
     /// When it was verified; only in a status.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub verified: Option<Time>,
     /// How long fetching it took; only in a status.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::fine;
 use crate::node_pool::PoolTaint;
 use crate::scalar::{Amount, Price};
 
@@ -122,21 +123,39 @@ pub struct Instance {
 #[serde(rename_all = "camelCase", default)]
 pub struct Stages {
     /// The provider was asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub requested: Option<Time>,
     /// The provider said yes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub launched: Option<Time>,
     /// The agent on it had a network.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub agent_started: Option<Time>,
     /// Its Node object was made.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub registered: Option<Time>,
     /// Its Node became Ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub ready: Option<Time>,
     /// Everything expected was allocatable, GPUs included.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub gpu_allocatable: Option<Time>,
 }

@@ -258,8 +258,10 @@ impl Elector {
 
     fn publish(&self) {
         let leads = self.until().is_some_and(|until| Instant::now() < until);
-        let before = self.changed.send_replace(leads);
-        if before != leads {
+        let changed = self
+            .changed
+            .send_if_modified(|before| std::mem::replace(before, leads) != leads);
+        if changed {
             info!(
                 lease = self.name,
                 identity = self.identity,

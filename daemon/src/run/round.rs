@@ -184,11 +184,7 @@ impl Rounds {
                         self.picture.take(change, &mut self.mind);
                     }
                 }
-                answer = doors.answers.recv() => {
-                    if let Some(answer) = answer {
-                        self.answered(answer);
-                    }
-                }
+                Some(answer) = doors.answers.recv() => self.answered(answer),
                 Some(asked) = doors.plans.recv() => {
                     let _ = asked.send(self.rendered());
                     continue;
