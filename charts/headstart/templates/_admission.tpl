@@ -29,7 +29,14 @@ matchExpressions:
 {{- define "headstart.admission.agentTerms" -}}
 {{- $terms := list -}}
 {{- with .Values.agent.affinity.nodeAffinity -}}{{- with .requiredDuringSchedulingIgnoredDuringExecution -}}
-{{- $terms = .nodeSelectorTerms -}}
+{{- range .nodeSelectorTerms -}}
+{{- $expressions := list -}}
+{{- range .matchExpressions -}}
+{{- /* All of one form: CEL refuses lists whose members differ in theirs. */ -}}
+{{- $expressions = append $expressions (dict "key" .key "operator" .operator "values" (default list .values)) -}}
+{{- end -}}
+{{- $terms = append $terms (dict "matchExpressions" $expressions) -}}
+{{- end -}}
 {{- end -}}{{- end -}}
 {{- toJson $terms -}}
 {{- end -}}
