@@ -227,6 +227,15 @@ impl<'w> Solver<'w> {
         if !demand.suits(level, self.world, existing.class, existing.host) {
             return Some(self.unsuitable(demand, level, existing));
         }
+        if let Some(pool) = existing.pool
+            && matches!(existing.node.state, NodeState::Standby { .. })
+        {
+            let pool = &self.world.market.pools[pool];
+            if !pool.serves(&demand.shape.labels) {
+                let pool = pool.name.clone();
+                return Some(Rejection::PodSelector { pool });
+            }
+        }
         let wants = &demand.shape.wants;
         if !wants.is_empty() {
             let kind = self.world.market.kind_of(existing.node);

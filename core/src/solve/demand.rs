@@ -115,7 +115,12 @@ impl<'w> Demand<'w> {
             .enumerate()
             .filter(|(_, amount)| *amount > 0)
             .collect();
-        let base = market.compatible(shape, NodeTaints::Hard);
+        let mut base = market.compatible(shape, NodeTaints::Hard);
+        for (p, pool) in market.pools.iter().enumerate() {
+            if !pool.serves(&shape.labels) {
+                base.drop_all(market.of_pool(p));
+            }
+        }
         let mut suited = base.clone();
         suited.keep(available);
         let levels = levels(world, shape, &base, &suited, topology);
@@ -213,7 +218,10 @@ impl<'w> Demand<'w> {
                 None => reachable = Bits::none(market.len()),
             }
         }
-        let compatible = market.compatible(self.shape, NodeTaints::Hard);
+        let compatible = match self.levels.last() {
+            Some(level) => level.mask.clone(),
+            None => Bits::none(market.len()),
+        };
         let hosts = reachable.first_of(&[&compatible]).is_some();
         reachable.add(planned);
         reachable.keep(&compatible);
@@ -570,7 +578,10 @@ fn eligible(
         // One that stands by is a domain only for those that could start it.
         let starts = || {
             let machine = Machine::of_node(node, world.market.kind_of(node));
+            let pool =
+                (world.market.pools.iter()).find(|pool| Some(&pool.name) == node.pool.as_ref());
             suits(shape, class, crate::world::host_of(node), NodeTaints::Hard)
+                && pool.is_none_or(|pool| pool.serves(&shape.labels))
                 && refused_by_wants(&shape.wants, &machine, Origin::Pod).is_none()
         };
         if standby && !starts() {

@@ -114,6 +114,10 @@ impl<'w> Solver<'w> {
     /// Why candidate `c` is none for this demand, whatever its size.
     fn unfit(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
         let (market, shape) = (&self.world.market, demand.shape);
+        if !market.pool(c).serves(&shape.labels) {
+            let pool = market.pool(c).name.clone();
+            return Some(Rejection::PodSelector { pool });
+        }
         if let Some(taint) =
             untolerated(&market.pool(c).taints, &shape.tolerations, NodeTaints::Hard)
         {
