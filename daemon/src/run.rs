@@ -55,7 +55,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Does it.
 pub(crate) fn command(args: &RunArgs) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HEADSTART_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
