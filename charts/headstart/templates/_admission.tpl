@@ -29,14 +29,22 @@ matchExpressions:
 {{- define "headstart.admission.agentTerms" -}}
 {{- $terms := list -}}
 {{- with .Values.agent.affinity.nodeAffinity -}}{{- with .requiredDuringSchedulingIgnoredDuringExecution -}}
-{{- range .nodeSelectorTerms -}}
-{{- $expressions := list -}}
-{{- range .matchExpressions -}}
-{{- /* All of one form: CEL refuses lists whose members differ in theirs. */ -}}
-{{- $expressions = append $expressions (dict "key" .key "operator" .operator "values" (default list .values)) -}}
-{{- end -}}
-{{- $terms = append $terms (dict "matchExpressions" $expressions) -}}
-{{- end -}}
+{{- $terms = .nodeSelectorTerms -}}
 {{- end -}}{{- end -}}
 {{- toJson $terms -}}
+{{- end -}}
+
+{{/* The same for CEL, which takes members of different forms in no map and no list. */}}
+{{- define "headstart.admission.agentTermsInCel" -}}
+{{- $terms := list -}}
+{{- range include "headstart.admission.agentTerms" . | fromJsonArray -}}
+{{- $expressions := list -}}
+{{- range .matchExpressions -}}
+{{- $values := "" -}}
+{{- with .values -}}{{- $values = printf ",\"values\":dyn(%s)" (toJson .) -}}{{- end -}}
+{{- $expressions = append $expressions (printf "{\"key\":dyn(%s),\"operator\":dyn(%s)%s}" (toJson .key) (toJson .operator) $values) -}}
+{{- end -}}
+{{- $terms = append $terms (printf "{\"matchExpressions\":[%s]}" (join "," $expressions)) -}}
+{{- end -}}
+[{{ join "," $terms }}]
 {{- end -}}
