@@ -15,10 +15,13 @@ mod world;
 
 const WAIT: Duration = Duration::from_secs(40);
 
+/// A promise, and what shows whether it is kept.
+type Case = (&'static str, fn(&mut World));
+
 #[test]
 fn the_control_plane_keeps_its_promises_on_a_real_api_server() {
     let mut world = World::new();
-    let cases: [(&str, fn(&mut World)); 9] = [
+    let cases: [Case; 9] = [
         (
             "a waiting GPU pod buys one node, intent first",
             one_pod_one_node,
