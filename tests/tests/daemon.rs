@@ -1,8 +1,6 @@
 //! The control plane on a real API server, buying nodes from a cloud of this machine: each case is
 //! named by its promise, and leaves nothing to the next one.
 
-#![allow(clippy::unwrap_used, reason = "what tests call fails as they do")]
-
 use std::time::Duration;
 
 use headstart_testbed::cloud::Fault;
@@ -17,7 +15,7 @@ mod world;
 
 const WAIT: Duration = Duration::from_secs(40);
 
-/// A promise and how it is tried.
+/// A promise, and what shows whether it is kept.
 type Case = (&'static str, fn(&mut World));
 
 #[test]
@@ -64,10 +62,14 @@ fn one_pod_one_node(world: &mut World) {
     world.pool("gpu", json!({}));
     world.create_pod(&gpu_pod("serve"));
     let claim = world.claim();
-    let name = claim["metadata"]["name"].as_str().unwrap();
+    let name = claim["metadata"]["name"]
+        .as_str()
+        .expect("as the cluster was left");
     let cache = world.get(&format!("{CACHES}/{name}"));
     assert_eq!(cache["spec"]["generation"], 1, "{cache:#}");
-    let image = cache["spec"]["items"][0]["image"].as_str().unwrap();
+    let image = cache["spec"]["items"][0]["image"]
+        .as_str()
+        .expect("as the cluster was left");
     assert!(image.ends_with(&digest(1)), "{image}");
     assert!(
         cache["metadata"]["creationTimestamp"].as_str()
@@ -112,7 +114,7 @@ fn deleted_claim(world: &mut World) {
     world.create_pod(&gpu_pod("serve"));
     let name = world.claim()["metadata"]["name"]
         .as_str()
-        .unwrap()
+        .expect("as the cluster was left")
         .to_owned();
     world.until(&pod_at("serve"), |pod| pod["spec"]["nodeName"].is_string());
     world.delete(&format!("{CLAIMS}/{name}"));
@@ -160,7 +162,9 @@ fn killed(world: &mut World) {
     assert_ne!(condition(&claim, "Launched"), Some("True"));
     daemon.kill();
     world.start("b");
-    let name = claim["metadata"]["name"].as_str().unwrap();
+    let name = claim["metadata"]["name"]
+        .as_str()
+        .expect("as the cluster was left");
     world.until(&format!("{CLAIMS}/{name}"), |claim| {
         condition(claim, "Initialized") == Some("True")
     });
@@ -185,7 +189,9 @@ fn malformed_pool(world: &mut World) {
     let pool = world.until(&format!("{POOLS}/broken"), |pool| {
         condition(pool, "Ready") == Some("False")
     });
-    let said = pool["status"]["conditions"][0]["message"].as_str().unwrap();
+    let said = pool["status"]["conditions"][0]["message"]
+        .as_str()
+        .expect("as the cluster was left");
     assert!(said.contains("spec.limits: cpu"), "{said}");
     world.create_pod(&gpu_pod("serve"));
     let claim = world.claim();
@@ -212,7 +218,9 @@ fn name_reused(world: &mut World) {
     pod["spec"]["nodeName"] = "metal".into();
     world.create_pod(&pod);
     let first = world.until(&at, |_| true);
-    let items = first["spec"]["items"].as_array().unwrap();
+    let items = first["spec"]["items"]
+        .as_array()
+        .expect("as the cluster was left");
     assert_eq!(items.len(), 1, "{first:#}");
     // The agent of the first machine reports that it has it.
     let mut has = items[0].clone();

@@ -37,7 +37,7 @@ impl World {
             program: env!("CARGO_BIN_EXE_cluster").into(),
             nodes: Vec::new(),
         })
-        .unwrap();
+        .expect("as the cluster was left");
         let kubeconfig = inside(&cluster.kubeconfig());
         let world = Self {
             cloud: None,
@@ -48,13 +48,17 @@ impl World {
             started: 0,
         };
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/headstart/files/crds");
-        for file in std::fs::read_dir(files).unwrap() {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for file in std::fs::read_dir(files).expect("as the cluster was left") {
+            let text = std::fs::read_to_string(file.expect("as the cluster was left").path())
+                .expect("as the cluster was left");
             let name = text
                 .lines()
                 .find_map(|line| line.strip_prefix("  name: "))
-                .unwrap();
-            world.api().create_yaml(CRDS, text.clone()).unwrap();
+                .expect("as the cluster was left");
+            world
+                .api()
+                .create_yaml(CRDS, text.clone())
+                .expect("as the cluster was left");
             world.until(&format!("{CRDS}/{name}"), |crd| {
                 condition(crd, "Established") == Some("True")
             });
@@ -86,7 +90,7 @@ impl World {
             ..Boot::default()
         };
         let cloud = Cloud::open(Arc::clone(&self.cluster), Machines::Objects, offers, boot);
-        self.cloud = Some(cloud.unwrap());
+        self.cloud = Some(cloud.expect("as the cluster was left"));
     }
 
     pub(crate) fn cloud(&self) -> &Cloud {
@@ -119,7 +123,7 @@ impl World {
             .cluster
             .control()
             .start(&name, program, &arguments)
-            .unwrap();
+            .expect("as the cluster was left");
         self.daemons.push(process.clone());
         process
     }
@@ -145,7 +149,12 @@ impl World {
             }
         }
         let memory = "/api/v1/namespaces/headstart/configmaps/headstart-memory";
-        if self.api().find(memory).unwrap().is_some() {
+        if self
+            .api()
+            .find(memory)
+            .expect("as the cluster was left")
+            .is_some()
+        {
             self.delete(memory);
         }
         self.open();
@@ -155,7 +164,12 @@ impl World {
         let list = self.get(collection);
         let items = list["items"].as_array().expect("a list").iter();
         items
-            .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+            .map(|item| {
+                item["metadata"]["name"]
+                    .as_str()
+                    .expect("as the cluster was left")
+                    .to_owned()
+            })
             .collect()
     }
 
@@ -180,7 +194,10 @@ impl World {
 
     /// Who holds the lease.
     pub(crate) fn holder(&self) -> String {
-        let lease = self.api().find(&format!("{LEASES}/headstart")).unwrap();
+        let lease = self
+            .api()
+            .find(&format!("{LEASES}/headstart"))
+            .expect("as the cluster was left");
         let lease = lease.unwrap_or_default();
         lease["spec"]["holderIdentity"]
             .as_str()
@@ -189,23 +206,32 @@ impl World {
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {
-        self.api().find(path).unwrap().unwrap_or_default()
+        self.api()
+            .find(path)
+            .expect("as the cluster was left")
+            .unwrap_or_default()
     }
 
     pub(crate) fn create(&self, path: &str, object: &Value) {
-        self.api().create(path, object).unwrap();
+        self.api()
+            .create(path, object)
+            .expect("as the cluster was left");
     }
 
     pub(crate) fn patch(&self, path: &str, patch: &Value) {
-        self.api().patch(path, patch).unwrap();
+        self.api()
+            .patch(path, patch)
+            .expect("as the cluster was left");
     }
 
     pub(crate) fn delete(&self, path: &str) {
-        self.api().delete(path).unwrap();
+        self.api().delete(path).expect("as the cluster was left");
     }
 
     pub(crate) fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
-        self.api().until(path, super::WAIT, is).unwrap()
+        self.api()
+            .until(path, super::WAIT, is)
+            .expect("as the cluster was left")
     }
 
     /// Waits for an object of a collection.
@@ -215,11 +241,17 @@ impl World {
             items.into_iter().find(&is)
         };
         let list = self.until(collection, |list| of(list).is_some());
-        of(&list).unwrap()
+        of(&list).expect("as the cluster was left")
     }
 
     pub(crate) fn until_gone(&self, path: &str) {
-        self.wait(path, |world| world.api().find(path).unwrap().is_none());
+        self.wait(path, |world| {
+            world
+                .api()
+                .find(path)
+                .expect("as the cluster was left")
+                .is_none()
+        });
     }
 
     pub(crate) fn wait(&self, what: &str, is: impl Fn(&Self) -> bool) {
@@ -237,11 +269,11 @@ impl World {
 
 /// The kubeconfig for programs in the control plane's network.
 fn inside(outside: &Path) -> PathBuf {
-    let text = std::fs::read_to_string(outside).unwrap();
-    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let text = std::fs::read_to_string(outside).expect("as the cluster was left");
+    let mut config: Value = serde_json::from_str(&text).expect("as the cluster was left");
     config["clusters"][0]["cluster"]["server"] = "https://10.99.0.1:6443".into();
     let path = outside.with_file_name("inside.kubeconfig");
-    std::fs::write(&path, config.to_string()).unwrap();
+    std::fs::write(&path, config.to_string()).expect("as the cluster was left");
     path
 }
 
