@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 pub(crate) use self::dims::{CPU, Dims, MEMORY, PODS};
 pub(crate) use self::refuse::{Machine, NodeTaints, refused_by_wants, unavailable, untolerated};
-use self::refuse::{PoolLabels, cheapest_on_demand, refused_by_pool, undiscounted};
+use self::refuse::{PoolLabels, refused_by_pool};
 use crate::bits::Bits;
 use crate::label::{self, Expression, Labels, Term};
 use crate::money::{HourlyPrice, Millis, Money};
 use crate::node::Node;
-use crate::offer::{Availability, Boot, InstanceType, Offering, OfferingKey};
+use crate::offer::{Availability, Boot, CapacityType, InstanceType, Offering, OfferingKey};
 use crate::pod::{HostPort, Shape};
 use crate::pool::{NodePool, PoolState};
 use crate::ready::{self, Priors, Timing, Work};
@@ -83,7 +83,6 @@ impl Market {
         pools.sort_by(|a, b| (b.weight, &a.name).cmp(&(a.weight, &b.name)));
         let mut weights: Vec<i32> = pools.iter().map(|pool| pool.weight).collect();
         weights.dedup();
-        let on_demand = cheapest_on_demand(&offerings);
         let (mut label_sets, mut known) = (Vec::new(), HashMap::new());
         let mut candidates = Vec::new();
         let type_labels: Vec<Labels> = types.iter().map(InstanceType::node_labels).collect();
@@ -99,7 +98,6 @@ impl Market {
                     offering,
                 };
                 if offering.availability == Availability::Never
-                    || undiscounted(offering, &on_demand).is_some()
                     || refused_by_pool(pool, kind, offering, &labels).is_some()
                 {
                     continue;
@@ -136,6 +134,8 @@ impl Market {
                     c.base,
                     c.price,
                     &types[c.kind].name,
+                    // Spot that costs as much as on-demand comes after it.
+                    offering.capacity_type == CapacityType::Spot,
                     &offering.zone,
                     offering.capacity_type,
                     c.pool,
@@ -188,6 +188,8 @@ impl Market {
             .iter()
             .flat_map(|c| rows[c.kind].iter().copied())
             .collect();
+        // A daemon's ports must not keep itself away when this is filled again.
+        self.daemons.clear();
         self.daemons = daemons
             .iter()
             .map(|daemon| Daemon {
@@ -196,11 +198,11 @@ impl Market {
             })
             .collect();
         for (daemon, shape) in self.daemons.iter().zip(daemons) {
-            let mut row = dims.row(&shape.requests);
-            row[PODS] += 1;
+            let row = dims.asks(&shape.requests);
             for c in daemon.on.iter() {
                 for (dim, amount) in row.iter().enumerate() {
-                    self.room[c * self.stride + dim] -= amount;
+                    let room = &mut self.room[c * self.stride + dim];
+                    *room = room.saturating_sub(*amount);
                 }
             }
         }
@@ -417,7 +419,6 @@ impl Market {
 
     /// For each offering, why each pool would never buy it, if so.
     pub(crate) fn refused(&self) -> Vec<Vec<Option<Rejection>>> {
-        let on_demand = cheapest_on_demand(&self.offerings);
         let type_labels: Vec<Labels> = self.types.iter().map(InstanceType::node_labels).collect();
         let of_pool = |pool: &NodePool, offering: &Offering| {
             let kind = &self.types[offering.instance_type];
@@ -430,7 +431,6 @@ impl Market {
                 return Some(Rejection::NotSold);
             }
             refused_by_pool(pool, kind, offering, &labels)
-                .or_else(|| undiscounted(offering, &on_demand))
         };
         let by_pool = |offering| {
             self.pools
@@ -481,7 +481,10 @@ fn appraise(
     let restart = offering.price.over(ready) + waiting;
     let expected =
         u128::from(offering.interruptions_per_million_h) * u128::from(pool.expected_life.0);
-    let risk = u128::try_from(restart.0).unwrap_or(0) * expected / MILLION_HOURS;
+    let risk = u128::try_from(restart.0)
+        .unwrap_or(0)
+        .saturating_mul(expected)
+        / MILLION_HOURS;
     let score = Score {
         money: offering.price.over(pool.expected_life + ready),
         waiting,

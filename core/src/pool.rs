@@ -1,7 +1,7 @@
 //! Node pools: what may be bought for whom, and when it is given back.
 
 use crate::amount::Resources;
-use crate::label::{Expression, Labels, Taint};
+use crate::label::{Expression, Labels, Taint, Term};
 use crate::money::{HourlyPrice, Millis};
 use crate::pod::Wants;
 
@@ -14,6 +14,9 @@ pub struct NodePool {
     pub weight: i32,
     /// Whether it may buy.
     pub state: PoolState,
+    /// Which pods it buys and starts nodes for, by their labels; `None` for all. On nodes that run,
+    /// others are the scheduler's to place.
+    pub serves: Option<Term>,
     /// What its instances must meet, as conditions on node labels.
     pub requirements: Vec<PoolRequirement>,
     /// What its instances must meet, in the words of the pod annotations.
@@ -148,12 +151,18 @@ impl Default for PoolDisruption {
 }
 
 impl NodePool {
+    /// Whether it buys and starts nodes for pods with these labels.
+    pub fn serves(&self, pod: &Labels) -> bool {
+        self.serves.as_ref().is_none_or(|term| term.matches(pod))
+    }
+
     /// A pool that may buy anything, with defaults everywhere else.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             weight: 0,
             state: PoolState::Ready,
+            serves: None,
             requirements: Vec::new(),
             wants: Wants::default(),
             limits: Resources::new(),

@@ -157,8 +157,11 @@ pub enum Rejection {
     Leaving,
     /// Another pod has the node for itself, or this one would need it for itself.
     Dedicated,
-    /// A generic type would do; this one has GPUs or is otherwise special.
-    Special,
+    /// The pool serves other pods.
+    PodSelector {
+        /// The pool.
+        pool: String,
+    },
     /// Fewer different values than the pool's `minValues` would be left to choose from.
     MinValues {
         /// The label key.

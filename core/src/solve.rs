@@ -9,20 +9,25 @@
 
 use std::collections::BTreeMap;
 
+use crate::amount::NVIDIA_GPU;
 use crate::bits::Bits;
+use crate::label;
 use crate::money::{HourlyPrice, Millis};
-use crate::node::NodeState;
+use crate::node::{Node, NodeState};
+use crate::offer::InstanceType;
 use crate::plan::Plan;
 use crate::pod::{Eviction, ObjectKey};
 use crate::pool::{NodePool, Packing};
 use crate::reason::NotServed;
 use crate::snapshot::{Policy, Snapshot};
+use crate::solve::again::Hints;
 use crate::solve::bins::{Bin, Company, Cost, Existing, Kind};
 use crate::solve::demand::Demand;
 use crate::solve::limits::Limit;
 use crate::solve::topology::Topology;
 use crate::world::{ShapeId, Slot, World, host_of};
 
+mod again;
 mod bins;
 mod demand;
 mod gang;
@@ -42,9 +47,7 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy) -> Plan {
 impl World {
     /// Plans the world as it is now.
     pub fn plan(&self) -> Plan {
-        let mut solver = Solver::new(self);
-        solver.run();
-        solver.result()
+        again::plan(self)
     }
 }
 
@@ -71,6 +74,12 @@ pub(crate) struct Solver<'w> {
     never_bought: std::cell::OnceCell<Vec<why::Count>>,
     /// Bound members of each group, by role.
     members: BTreeMap<&'w ObjectKey, gang::Members<'w>>,
+    /// What an earlier try taught.
+    hints: Hints,
+    /// What an hour is worth to the most urgent pool.
+    most_urgent: HourlyPrice,
+    /// No candidate.
+    nowhere: Bits,
 }
 
 pub(crate) struct Pending<'w> {
@@ -95,6 +104,21 @@ enum Unit {
     /// A group, by name.
     Group(ObjectKey, Vec<usize>),
 }
+
+impl Unit {
+    fn pods(&self) -> &[usize] {
+        let (Self::Pods(_, pods) | Self::Group(_, pods)) = self;
+        pods
+    }
+
+    /// The pod that it is planned by.
+    fn first(&self) -> usize {
+        self.pods()[0]
+    }
+}
+
+/// How often spreads are narrowed at most in one plan.
+const MOST_NARROWINGS: u32 = 64;
 
 impl<'w> Solver<'w> {
     fn new(world: &'w World) -> Self {
@@ -147,6 +171,12 @@ impl<'w> Solver<'w> {
             within: None,
             never_bought: std::cell::OnceCell::new(),
             members: BTreeMap::new(),
+            hints: Hints::default(),
+            most_urgent: (market.pools.iter())
+                .map(|pool| pool.value_of_time)
+                .max()
+                .unwrap_or_default(),
+            nowhere: Bits::none(market.len()),
         };
         solver.limits = solver.limits();
         solver.fill(&owners);
@@ -169,13 +199,6 @@ impl<'w> Solver<'w> {
             })
             .collect();
         let mut by_class: Vec<Option<Vec<u32>>> = vec![None; world.classes.len()];
-        let most_urgent = world
-            .market
-            .pools
-            .iter()
-            .map(|pool| pool.value_of_time)
-            .max()
-            .unwrap_or_default();
         for slot in world.slots.values() {
             let Some(node) = &slot.node else { continue };
             let number = (node.pool.as_ref()).and_then(|name| {
@@ -220,7 +243,8 @@ impl<'w> Solver<'w> {
                         HourlyPrice(0)
                     },
                     life: pool.map_or(Millis(0), |pool| pool.expected_life),
-                    value_of_time: pool.map_or(most_urgent, |pool| pool.value_of_time),
+                    value_of_time: pool.map_or(self.most_urgent, |pool| pool.value_of_time),
+                    special: is_special(node, world.market.kind_of(node)),
                     pool: number,
                     company: pool.map_or(Company::None, |pool| company(world, slot, pool)),
                     waited: Millis(0),
@@ -237,9 +261,20 @@ impl<'w> Solver<'w> {
             bin.claims.sort_unstable();
             bin.claims.dedup();
             for (shape, bound) in &slot.pods {
-                let (Some((counting, owned)), 1..) = (&relations[*shape], bound.live) else {
+                let Some((counting, owned)) = &relations[*shape] else {
                     continue;
                 };
+                let place = topology::Place {
+                    domains: &bin.domains,
+                    node: topology::NodeKind::Existing(&world.classes[slot.class], host_of(node)),
+                };
+                if bound.leaving > 0 {
+                    let by = i32::try_from(bound.leaving).unwrap_or(i32::MAX);
+                    self.topology.count_leaving(counting, owned, &place, by);
+                }
+                if bound.live == 0 {
+                    continue;
+                }
                 if let Some(group) = &world.shapes[*shape].group {
                     let members = self.members.entry(group).or_default();
                     *members
@@ -248,10 +283,6 @@ impl<'w> Solver<'w> {
                         .or_default() += bound.live;
                     members.bins.push(b);
                 }
-                let place = topology::Place {
-                    domains: &bin.domains,
-                    node: topology::NodeKind::Existing(&world.classes[slot.class], host_of(node)),
-                };
                 let by = i32::try_from(bound.live).unwrap_or(i32::MAX);
                 self.topology.count(counting, owned, &place, by);
             }
@@ -259,19 +290,26 @@ impl<'w> Solver<'w> {
         }
     }
 
-    fn run(&mut self) {
+    /// Places what can be placed, and gives back the rest.
+    fn run(&mut self) -> Vec<Unit> {
         self.honour_nominations();
         let mut queue = self.units();
         // Merging makes room, and gives limits back.
-        let mut narrowed = false;
+        let mut narrowed = 0;
         loop {
             queue = self.go_round(queue);
             let merged = self.merge_special();
-            if queue.is_empty() || !(merged || (!narrowed && self.narrow_spreads(&queue))) {
-                break;
+            if queue.is_empty()
+                || !(merged || (narrowed < MOST_NARROWINGS && self.narrow_spreads(&queue)))
+            {
+                return queue;
             }
-            narrowed |= !merged;
+            narrowed += u32::from(!merged);
         }
+    }
+
+    /// Says why each pod that is left is not served.
+    fn explain(&mut self, queue: Vec<Unit>) {
         for unit in queue {
             match unit {
                 Unit::Pods(demand, pods) => {
@@ -290,7 +328,8 @@ impl<'w> Solver<'w> {
         loop {
             let before = self.placed.len();
             let mut left = Vec::new();
-            for unit in queue {
+            let mut coming = std::collections::VecDeque::from(queue);
+            while let Some(unit) = coming.pop_front() {
                 match unit {
                     Unit::Pods(demand, pods) => {
                         let rest = self.place_all(demand, &pods);
@@ -300,8 +339,17 @@ impl<'w> Solver<'w> {
                     }
                     Unit::Group(name, pods) => {
                         let rest = self.place_group(&name, &pods);
-                        if !rest.is_empty() {
+                        if rest.len() == pods.len() {
                             left.push(Unit::Group(name, rest));
+                            continue;
+                        }
+                        // Beyond its minimum a group comes after the minimum of all others that are
+                        // as urgent.
+                        for part in self.by_priority(rest) {
+                            let less =
+                                |unit: &Unit| self.priority(unit.first()) < self.priority(part[0]);
+                            let at = coming.iter().position(less).unwrap_or(coming.len());
+                            coming.insert(at, Unit::Group(name.clone(), part));
                         }
                     }
                 }
@@ -332,10 +380,14 @@ impl<'w> Solver<'w> {
         let mut left: Vec<usize> = pods.map(|pod| self.pods[*pod].demand).collect();
         left.sort_unstable();
         left.dedup();
+        let mut affordable = Bits::none(self.world.market.len());
+        for c in self.available.iter().filter(|c| self.affordable(*c, None)) {
+            affordable.insert(c);
+        }
         let mut changed = false;
         for d in left {
-            changed |=
-                self.demands[d].narrow(self.world, &mut self.topology, &self.available, &planned);
+            let (world, topology) = (self.world, &mut self.topology);
+            changed |= self.demands[d].narrow(world, topology, &affordable, &planned, &self.bins);
         }
         self.topology.version += u64::from(changed);
         changed
@@ -378,12 +430,30 @@ impl<'w> Solver<'w> {
             let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
             let first = pods[0];
             (
+                -i64::from(self.priority(first)),
+                !pods
+                    .iter()
+                    .any(|pod| self.hints.first.contains(&self.pods[*pod].demand)),
                 self.standing(first),
                 self.pods[first].created,
                 self.pods[first].key,
             )
         });
         units
+    }
+
+    fn priority(&self, pod: usize) -> i32 {
+        self.demands[self.pods[pod].demand].shape.priority
+    }
+
+    /// These pods by their priority, in the order in which they come.
+    fn by_priority(&self, pods: Vec<usize>) -> Vec<Vec<usize>> {
+        let mut parts: BTreeMap<std::cmp::Reverse<i32>, Vec<usize>> = BTreeMap::new();
+        for pod in pods {
+            let of = std::cmp::Reverse(self.priority(pod));
+            parts.entry(of).or_default().push(pod);
+        }
+        parts.into_values().collect()
     }
 
     /// Who goes first: priority, then special resources, CPU and memory asked for.
@@ -393,8 +463,7 @@ impl<'w> Solver<'w> {
             .asks
             .iter()
             .filter(|(dim, _)| *dim > crate::market::PODS)
-            .map(|(_, n)| *n)
-            .sum();
+            .fold(0, |sum, (_, n)| n.saturating_add(sum));
         let special = if demand.special { special } else { 0 };
         let ask = |dim| -demand.ask(dim);
         (
@@ -404,6 +473,14 @@ impl<'w> Solver<'w> {
             ask(crate::market::MEMORY),
         )
     }
+}
+
+/// Whether a node has GPUs or the like.
+fn is_special(node: &Node, kind: Option<&InstanceType>) -> bool {
+    kind.map_or_else(
+        || node.allocatable.of(NVIDIA_GPU) > 0 || node.labels.contains_key(label::GPU_SKU),
+        |kind| kind.gpu.is_some(),
+    )
 }
 
 /// What a node of `pool` runs, daemons and pods that leave not counted. Where the pool gives no pod a

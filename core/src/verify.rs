@@ -7,13 +7,15 @@
 //! What is judged is the state *after* the plan:
 //!
 //! - Spread is judged on final counts. Pods that do not carry the constraint may arrive last, so they
-//!   are not held against those that do. For the hostname the emptiest domain counts as zero, as in
-//!   Karpenter: a new node is always possible. For every other key the domains are those of nodes
-//!   that exist after the plan.
+//!   are not held against those that do. Domains are those of nodes that exist after the plan. Of a
+//!   refusal over the hostname the emptiest domain counts as zero: a new node may be possible.
+//! - A pod that is being deleted holds what it has and keeps away, by anti-affinity of either, whoever
+//!   may not be near it; it attracts nobody and counts for no spread.
 //! - Required pod affinity must be reachable in some order: a pod may come first only if no other pod
 //!   that its terms select runs anywhere, and it selects itself. As in kube-scheduler, a pod counts
 //!   for several terms only if it matches all of them.
-//! - A daemon that should run on a node and does not yet has its room reserved there.
+//! - A daemon that should run on a node and does not yet has its room reserved there; its waiting pod
+//!   is no pod to plan.
 //! - A fact about a node that nobody knows, such as its price, is no violation ([`verify`]) and makes
 //!   no candidate ([`justify()`]).
 
@@ -28,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::plan::{Plan, Relaxed, Target};
-use crate::pod::{ObjectKey, Phase, Unsatisfiable};
+use crate::pod::{Eviction, ObjectKey, Phase, Unsatisfiable};
 use crate::reason::{Candidate, Rejection};
 use crate::snapshot::{Policy, Preferences, Snapshot};
 
@@ -210,7 +212,7 @@ pub fn justify(snapshot: &Snapshot, _policy: &Policy, plan: &Plan) -> Vec<Violat
 /// Every waiting pod once, and nobody else.
 fn bookkeeping(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
     let mut times: BTreeMap<&ObjectKey, u32> = (snapshot.pods.iter())
-        .filter(|pod| pod.phase == Phase::Pending)
+        .filter(|pod| pod.phase == Phase::Pending && pod.shape.eviction != Eviction::Daemon)
         .map(|pod| (&pod.key, 0))
         .collect();
     let mut violations = Vec::new();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::cache::{Inventory, Item, ItemSize};
 use crate::label::{self, Labels, Taint};
-use crate::market::{Dims, Market, NodeTaints, PODS, untolerated};
+use crate::market::{Dims, Market, NodeTaints, untolerated};
 use crate::money::Millis;
 use crate::node::{Node, NodeState};
 use crate::offer::{InstanceType, Offering};
@@ -251,6 +251,8 @@ impl World {
         }
         let shape = self.intern(&pod.shape);
         match &pod.phase {
+            // A daemon's pod goes to the node it was made for, where room is kept for it.
+            Phase::Pending if pod.shape.eviction == Eviction::Daemon => None,
             Phase::Pending => {
                 self.pending.insert(
                     pod.key.clone(),
@@ -350,24 +352,23 @@ impl World {
                 attached.push(*id);
             }
             let number = i64::from(counts.live + counts.leaving);
-            for (room, amount) in free.iter_mut().zip(&self.dims.row(&shape.requests)) {
+            for (room, amount) in free.iter_mut().zip(&self.dims.asks(&shape.requests)) {
                 *room = room.saturating_sub(amount.saturating_mul(number));
             }
-            free[PODS] -= number;
             ports.extend(shape.host_ports.iter().cloned());
             if shape.eviction == Eviction::Daemon {
-                daemons_there.insert(&shape.owner);
+                daemons_there.insert((&shape.namespace, &shape.owner));
             }
         }
         for daemon in &self.daemons {
-            let there = daemon.owner.is_some() && daemons_there.contains(&daemon.owner);
+            let there = daemon.owner.is_some()
+                && daemons_there.contains(&(&daemon.namespace, &daemon.owner));
             if there || !suits(daemon, &class, host_of(node), NodeTaints::Hard) {
                 continue;
             }
-            for (room, amount) in free.iter_mut().zip(&self.dims.row(&daemon.requests)) {
+            for (room, amount) in free.iter_mut().zip(&self.dims.asks(&daemon.requests)) {
                 *room = room.saturating_sub(*amount);
             }
-            free[PODS] -= 1;
             ports.extend(daemon.host_ports.iter().cloned());
         }
         let class = match self.class_ids.get(&class) {

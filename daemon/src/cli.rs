@@ -27,6 +27,8 @@ enum Command {
     Catalog(Box<crate::catalog::command::Command>),
     Run(Box<crate::run::RunArgs>),
     Crd(crate::crd::CrdArgs),
+    #[command(hide = true)]
+    Admission(Box<crate::admission::command::AdmissionArgs>),
     /// The node agent; the demo starts it
     #[command(hide = true)]
     Agent(Box<AgentArgs>),
@@ -72,6 +74,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Catalog(args) => crate::catalog::command::command(&args),
         Command::Run(args) => crate::run::command(&args),
         Command::Crd(args) => crate::crd::command(&args),
+        Command::Admission(args) => crate::admission::command::command(&args),
         Command::Agent(args) => {
             if args.end_with_input {
                 std::thread::spawn(end_with_input);

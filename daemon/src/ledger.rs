@@ -27,7 +27,6 @@ use headstart_core::pod::ObjectKey;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt as _;
 
-pub(crate) use self::book::Book;
 pub(crate) use self::deploy::{Cached, Deploy, Interval, Known, Remark, Stage};
 pub(crate) use self::item::{Fetched, ItemKind};
 pub(crate) use self::moment::Moment;

@@ -24,8 +24,11 @@ use self::round::{Doors, Rounds, Settings};
 use self::say::Speaker;
 use self::serve::Pages;
 use self::write::Writer;
+use crate::metrics::Metrics;
+use crate::provider::kwok;
 
 mod announced;
+mod beside;
 mod calls;
 mod claim;
 mod config;
@@ -74,7 +77,7 @@ async fn run(args: RunArgs) -> Result<()> {
     let client = client().await?;
     let identity = args.identity();
     info!(identity, cluster = args.cluster_name, "starts");
-    let (provider, resolver) = outside::open(&args.outside, &args.provider)?;
+    let (provider, resolver) = outside::open(&args.outside, &args.provider, &client)?;
     let word = provider.as_ref().map_or("none", |provider| provider.name());
     info!(provider = word, "nodes come from there");
     let (learned, resolved) = mpsc::channel(1);
@@ -88,7 +91,8 @@ async fn run(args: RunArgs) -> Result<()> {
         }
     });
     let mut registry = Registry::default();
-    let gauges = Arc::new(Gauges::new(&mut registry));
+    let metrics = Arc::new(Metrics::within(&mut registry));
+    let gauges = Arc::new(Gauges::new(&mut registry, Arc::clone(&metrics)));
     let registry = Arc::new(Mutex::new(registry));
 
     let (elector, lead) = Elector::new(
@@ -99,6 +103,10 @@ async fn run(args: RunArgs) -> Result<()> {
         Duration::from_secs(args.lease_seconds.into()),
     );
     let elector = tokio::spawn(elector.run(stop.clone()));
+    if args.provider == config::ProviderKind::Kwok {
+        let (client, held, stop) = (client.clone(), lead.clone(), stop.clone());
+        tokio::spawn(async move { kwok::keep::keep(client, || held.is_held(), stop).await });
+    }
 
     let (ask, plans) = mpsc::channel(8);
     let pages = Pages {
@@ -109,8 +117,19 @@ async fn run(args: RunArgs) -> Result<()> {
     let listener = serve::listen(args.http)
         .await
         .with_context(|| format!("listen at {}", args.http))?;
-    let server = serve::serve(listener, pages, axum::Router::new(), stop.clone());
+    let book = beside::ledger(&client, &args.beside, &metrics, &lead, &stop)?;
+    let server = serve::serve(listener, pages, book, stop.clone());
     let mut server = tokio::spawn(server);
+
+    let admission = beside::admit(
+        client.clone(),
+        &args.beside,
+        &args.namespace,
+        metrics,
+        lead.clone(),
+        stop.clone(),
+    );
+    tokio::pin!(admission);
 
     let (out, changes) = mpsc::channel(watch::QUEUE);
     let (answer, answers) = mpsc::unbounded_channel();
@@ -141,11 +160,18 @@ async fn run(args: RunArgs) -> Result<()> {
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
+        ended = &mut admission => {
+            Err(ended.err().unwrap_or_else(|| anyhow::anyhow!("admission ended")))
+        }
         ended = &mut rounds => Err(anyhow::anyhow!("the loop ended: {ended:?}")),
         ended = &mut server => Err(anyhow::anyhow!("the server ended: {ended:?}")),
     };
     info!("stops");
     stop.cancel();
+    if ended.is_ok() {
+        // Gates of ours are opened by whoever leaves.
+        let _ = tokio::time::timeout(FAREWELL, admission).await;
+    }
     // The lease is let go last, so that nobody else writes while this replica still does.
     let _ = tokio::time::timeout(FAREWELL, rounds).await;
     let _ = tokio::time::timeout(FAREWELL, elector).await;

@@ -20,6 +20,7 @@ mod helm;
 const EVERYTHING: &[&str] = &[
     "provider.name=external",
     "provider.external.url=https://provider.example:8443",
+    "provider.external.tokenSecret.name=provider",
     "sources.hub.tokenSecret.name=hub",
     "sources.registries.loginSecret=logins",
     "sources.registries.trustedRealms={auth.example}",
@@ -32,7 +33,7 @@ const EVERYTHING: &[&str] = &[
     "commonAnnotations.owner=ml",
     "daemon.podAnnotations.a=b",
     "agent.store.maxSize=500Gi",
-    "agent.maxRate=1Gbit",
+    "agent.maxBandwidth=1Gbit/s",
     "metrics.serviceMonitor.enabled=true",
     "metrics.serviceMonitor.interval=15s",
     "metrics.podMonitor.enabled=true",
@@ -184,6 +185,33 @@ fn a_mirror_replaces_the_registry_of_every_image_and_a_digest_wins_over_a_tag() 
     assert_eq!(image("Deployment"), daemon);
     let agent = format!("mirror.example:5000/proxy/headstart/headstart-agent@{digest}");
     assert_eq!(image("DaemonSet"), agent);
+}
+
+#[test]
+fn the_programs_know_every_argument_that_the_chart_gives_them() {
+    // What the daemon changes pods with is tested where that is joined to its rounds.
+    let values = [EVERYTHING, &["injection.mode=Off", "agent.log=debug"]].concat();
+    let rendered = documents(&Helm::find().template(&values).unwrap());
+    for (kind, variable) in [
+        ("Deployment", "HEADSTART_DAEMON"),
+        ("DaemonSet", "HEADSTART_AGENT"),
+    ] {
+        let program = std::env::var_os(variable).expect("run by `cargo xtask e2e`");
+        let arguments = pod(&rendered, kind)["containers"][0]["args"].clone();
+        let arguments: Vec<String> = serde_json::from_value(arguments).unwrap();
+        assert!(arguments.len() > 10, "{arguments:?}");
+        let known = |arguments: &[String]| {
+            // Everything before it is read first.
+            let mut help = std::process::Command::new(&program);
+            let output = help.args(arguments).arg("--help").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            output.status.success().then_some(()).ok_or(said)
+        };
+        assert_eq!(known(&arguments), Ok(()));
+        let mut wrong = arguments;
+        wrong.push("--no-such-argument".to_owned());
+        assert!(known(&wrong).is_err());
+    }
 }
 
 /// The pod that the only object of a kind makes.

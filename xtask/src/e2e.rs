@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::test::Ended;
-use crate::{cargo, provision};
+use crate::{cargo, images, provision};
 
 /// Debian packages of the programs they run against, and of what they call.
 pub(crate) const PACKAGES: [&str; 12] = [
@@ -33,6 +33,9 @@ const AGENT: &str = "HEADSTART_AGENT";
 /// Names the control plane's.
 const DAEMON: &str = "HEADSTART_DAEMON";
 
+/// Names the directory with both programs' images.
+const IMAGES: &str = "HEADSTART_IMAGES";
+
 /// The test binaries, in the order they run, and what each works on.
 const BINARIES: &[(&str, On)] = &[
     ("store", On::Machine),
@@ -42,7 +45,11 @@ const BINARIES: &[(&str, On)] = &[
     ("clients", On::Machine),
     ("clouds", On::Machine),
     ("cluster", On::Cluster),
+    ("cloud", On::Cluster),
     ("daemon", On::Cluster),
+    ("serve", On::Cluster),
+    ("csi", On::Cluster),
+    ("admission", On::Cluster),
     ("chart", On::Cluster),
     ("kuberay", On::Cluster),
 ];
@@ -99,6 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
             let home = provision::program(&root, &target, &program)?;
             outside.push((program.variable, home));
         }
+        outside.push((IMAGES, images::build(&images::Args::default())?));
     }
     for (binary, _) in chosen() {
         let base = [

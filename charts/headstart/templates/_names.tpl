@@ -96,17 +96,58 @@ annotations:
 {{- if .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" -}}true{{- end -}}
 {{- end -}}
 
-{{/* How pods are changed: policy, webhook, or nothing. */}}
-{{- define "headstart.injection" -}}
-{{- $mode := .Values.injection.mode -}}
-{{- if eq $mode "Auto" -}}
-{{- if include "headstart.hasPolicies" . -}}policy{{- else -}}webhook{{- end -}}
-{{- else if eq $mode "MutatingAdmissionPolicy" -}}policy
-{{- else if eq $mode "Webhook" -}}webhook
+{{/* What the daemon resolves names with. */}}
+{{- define "headstart.daemon.sources" -}}
+{{- with .Values.sources -}}
+- --hub-endpoint={{ .hub.endpoint }}
+{{- if .hub.tokenSecret.name }}
+- --hub-token-file=/etc/headstart/hub/token
+{{- end }}
+{{- if .registries.loginSecret }}
+- --registry-logins=/etc/headstart/registries/config.json
+{{- end }}
+{{- range .privateHosts }}
+- --allow-private={{ . }}
+{{- end }}
+{{- range .plainHttpHosts }}
+- --plain-http={{ . }}
+{{- end }}
+{{- if .authorities.configMap }}
+- --ca-file=/etc/headstart/authorities/ca.crt
+{{- end }}
 {{- end -}}
 {{- end -}}
 
-{{/* Arguments about where bytes come from, alike for the daemon and the agents. */}}
+{{/* The webhook serves where injection is by it, or by it and a policy. */}}
+{{- define "headstart.webhook" -}}
+{{- if has .Values.injection.mode (list "Auto" "Webhook") -}}true{{- end -}}
+{{- end -}}
+
+{{/* The Secret that somebody else keeps the webhook's certificate in. */}}
+{{- define "headstart.webhookSecret" -}}
+{{- if and (include "headstart.webhook" .) (eq .Values.injection.certificate.issuedBy "CertManager") -}}
+{{- printf "%s-webhook" (include "headstart.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How the daemon changes and steers pods. */}}
+{{- define "headstart.daemon.admission" -}}
+{{- if include "headstart.webhook" . -}}
+{{- $name := include "headstart.fullname" . -}}
+- --webhook-address=0.0.0.0:9443
+- --webhook-names={{ $name }}.{{ .Release.Namespace }}.svc
+- --webhook={{ $name }}
+{{- if include "headstart.webhookSecret" . }}
+- --webhook-cert-dir=/etc/headstart/webhook
+{{- end }}
+- --agent-nodes={{ include "headstart.admission.agentTerms" . | replace "$(" "$$(" }}
+- --agent-pods=app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=agent
+- --steering={{ get (dict "Preferred" "prefer" "Gate" "gate" "Off" "none") .Values.steering.mode }}
+- --gate-deadline={{ .Values.steering.gateDeadlineSeconds }}
+{{- end -}}
+{{- end -}}
+
+{{/* What the agents fetch with. */}}
 {{- define "headstart.sources" -}}
 {{- with .Values.sources -}}
 - --endpoint={{ .hub.endpoint }}

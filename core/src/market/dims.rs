@@ -48,4 +48,11 @@ impl Dims {
     pub(crate) fn row(&self, resources: &Resources) -> Box<[i64]> {
         self.names.iter().map(|name| resources.of(name)).collect()
     }
+
+    /// What one pod with these requests takes. It is one pod, whatever it says of that.
+    pub(crate) fn asks(&self, requests: &Resources) -> Box<[i64]> {
+        let mut row = self.row(requests);
+        row[PODS] = 1;
+        row
+    }
 }

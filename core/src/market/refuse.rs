@@ -1,7 +1,5 @@
 //! What a pool or a pod does not accept of an offering, and why.
 
-use std::collections::BTreeMap;
-
 use crate::label::{self, Effect, Expression, Labels, Operator, Taint, Toleration};
 use crate::money::{HourlyPrice, Millis};
 use crate::node::Node;
@@ -220,34 +218,6 @@ pub(crate) fn refused_by_wants(
         }
     }
     None
-}
-
-type OnDemand = BTreeMap<usize, HourlyPrice>;
-
-pub(super) fn cheapest_on_demand(offerings: &[Offering]) -> OnDemand {
-    let mut cheapest = OnDemand::new();
-    for offering in offerings {
-        if offering.capacity_type == CapacityType::OnDemand
-            && offering.availability != Availability::Never
-        {
-            let least = cheapest
-                .entry(offering.instance_type)
-                .or_insert(offering.price);
-            *least = (*least).min(offering.price);
-        }
-    }
-    cheapest
-}
-
-/// A spot price at or over the on-demand price of the same type is no offer.
-pub(super) fn undiscounted(offering: &Offering, on_demand: &OnDemand) -> Option<Rejection> {
-    let on_demand = *on_demand.get(&offering.instance_type)?;
-    (offering.capacity_type == CapacityType::Spot && offering.price >= on_demand).then_some(
-        Rejection::SpotWithoutDiscount {
-            price: offering.price,
-            on_demand,
-        },
-    )
 }
 
 /// Why an offering cannot be had now, if so.

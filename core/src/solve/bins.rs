@@ -48,6 +48,8 @@ pub(super) struct Existing<'w> {
     pub(super) price: HourlyPrice,
     pub(super) life: Millis,
     pub(super) value_of_time: HourlyPrice,
+    /// Whether it has GPUs or the like.
+    pub(super) special: bool,
     /// The pool it belongs to, by number.
     pub(super) pool: Option<usize>,
     pub(super) company: Company,
@@ -87,6 +89,11 @@ pub(super) struct New<'w> {
 /// What putting one more pod somewhere would cost. The least wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cost {
+    /// The money, time on nodes that are there valued alike: what one pool thinks of time says nothing
+    /// about the nodes of another.
+    rank: Money,
+    /// Whether it takes a node with devices for a pod that needs none.
+    waste: bool,
     pub(super) money: Money,
     pub(super) ready: Millis,
     /// What would be left unused: full nodes first.
@@ -175,8 +182,12 @@ impl<'w> Solver<'w> {
                 } else {
                     First::No
                 };
+                let score = existing.score(&timing, first);
+                let waited = timing.total() - existing.waited;
                 Some(Cost {
-                    money: existing.score(&timing, first).total(),
+                    rank: score.money + self.most_urgent.over(waited),
+                    waste: existing.special && !demand.special,
+                    money: score.total(),
                     ready: timing.total(),
                     slack: slack([bin.amounts[CPU], bin.amounts[MEMORY]], demand),
                     bin: b,
@@ -187,8 +198,11 @@ impl<'w> Solver<'w> {
                 let (best, score) = self.grown(demand, level, b, new)?;
                 let room = self.world.market.room(best);
                 let free = |dim: usize| room[dim] - bin.amounts[dim];
+                let money = score - new.score;
                 Some(Cost {
-                    money: score - new.score,
+                    rank: money,
+                    waste: self.world.market.special.contains(best) && !demand.special,
+                    money,
                     ready: Millis(0),
                     slack: slack([free(CPU), free(MEMORY)], demand),
                     bin: b,
@@ -212,6 +226,15 @@ impl<'w> Solver<'w> {
         }
         if !demand.suits(level, self.world, existing.class, existing.host) {
             return Some(self.unsuitable(demand, level, existing));
+        }
+        if let Some(pool) = existing.pool
+            && matches!(existing.node.state, NodeState::Standby { .. })
+        {
+            let pool = &self.world.market.pools[pool];
+            if !pool.serves(&demand.shape.labels) {
+                let pool = pool.name.clone();
+                return Some(Rejection::PodSelector { pool });
+            }
         }
         let wants = &demand.shape.wants;
         if !wants.is_empty() {
@@ -240,8 +263,8 @@ impl<'w> Solver<'w> {
         {
             return Some(self.relation(level, at));
         }
-        if let Some((key, domain)) = self.within
-            && bin.domains[key] != domain
+        if let Some((key, _)) = self.within
+            && !self.is_within(b)
         {
             return Some(Rejection::GroupDomain {
                 key: self.topology.keys[key].name.clone(),
@@ -284,7 +307,9 @@ impl<'w> Solver<'w> {
     ) -> Option<(usize, Money)> {
         let bin = &self.bins[b];
         let market = &self.world.market;
-        if new.exclusive || (!demand.ports.is_empty() && clash(&bin.ports, &demand.ports).is_some())
+        if new.exclusive
+            || (!demand.ports.is_empty() && clash(&bin.ports, &demand.ports).is_some())
+            || !self.is_within(b)
         {
             return None;
         }
@@ -303,7 +328,7 @@ impl<'w> Solver<'w> {
         masks[1] = &self.available;
         let asks = demand.asks.get(..11).unwrap_or(&demand.asks);
         for (slot, (dim, amount)) in masks[2..].iter_mut().zip(asks) {
-            *slot = market.with_room(*dim, bin.amounts[*dim] + amount)?;
+            *slot = market.with_room(*dim, bin.amounts[*dim].saturating_add(*amount))?;
         }
         if !demand.claims_fit(&bin.claims, market.pool(new.best)) {
             return None;
@@ -317,9 +342,9 @@ impl<'w> Solver<'w> {
             }
             let others = &others[..count];
             let room = |c: &usize| {
-                demand.asks[asks.len()..]
-                    .iter()
-                    .all(|(dim, amount)| bin.amounts[*dim] + amount <= market.room(*c)[*dim])
+                demand.asks[asks.len()..].iter().all(|(dim, amount)| {
+                    bin.amounts[*dim].saturating_add(*amount) <= market.room(*c)[*dim]
+                })
             };
             // An empty bin was opened for this pod; any other it would have to share.
             let able = |c: &usize| {
@@ -340,6 +365,10 @@ impl<'w> Solver<'w> {
         work: Work,
     ) -> Option<(usize, Money)> {
         let market = &self.world.market;
+        if let Some(shares) = &self.hints.shares {
+            let least = candidates.min_by_key(|c| (shares[*c], *c))?;
+            return Some((least, shares[least]));
+        }
         let mut best: Option<(usize, Money)> = None;
         for c in candidates {
             let base = market.candidates[c].base;

@@ -7,7 +7,7 @@ use crate::amount;
 use crate::bits::Bits;
 use crate::cache::Item;
 use crate::label::Term;
-use crate::market::{Machine, Market, NodeTaints, PODS, refused_by_wants};
+use crate::market::{Machine, Market, NodeTaints, refused_by_wants};
 use crate::node::NodeState;
 use crate::plan::Relaxed;
 use crate::pod::{HostPort, Shape, Unsatisfiable};
@@ -15,6 +15,7 @@ use crate::pool::{GpuPacking, NodePool};
 use crate::prefetch::Needs;
 use crate::reason::Origin;
 use crate::snapshot::Preferences;
+use crate::solve::bins::{Bin, Kind};
 use crate::solve::topology::{HOST, Key, Rule, Topology, Use};
 use crate::world::{ShapeId, World, suits};
 
@@ -50,7 +51,17 @@ pub(super) struct Demand<'w> {
     pub(super) shifting: bool,
 }
 
+/// Where others can follow.
+#[derive(Clone)]
+pub(super) struct Lead {
+    /// Candidates.
+    pub(super) mask: Bits,
+    /// Node classes, by number.
+    pub(super) classes: Vec<bool>,
+}
+
 /// What a shape asks for while some of its preferences are obeyed.
+#[derive(Clone)]
 pub(super) struct Level {
     /// Candidates it could run on.
     pub(super) mask: Bits,
@@ -59,6 +70,8 @@ pub(super) struct Level {
     prefers: Option<Term>,
     /// What was given up to get here.
     pub(super) relaxed: Vec<Relaxed>,
+    /// Node classes where those that must be near it can follow; `None` where it does not matter.
+    leads: Option<Vec<bool>>,
     /// Node classes: not asked yet, no, yes.
     classes: RefCell<Vec<Option<bool>>>,
     /// Candidates whose domains are allowed, with the state of the tallies they were worked out for.
@@ -94,17 +107,20 @@ impl<'w> Demand<'w> {
         sets: &mut Vec<&'w [Item]>,
     ) -> Self {
         let (shape, market) = (&*world.shapes[id], &world.market);
-        let mut asks: Vec<(usize, i64)> = world
+        let asks: Vec<(usize, i64)> = world
             .dims
-            .row(&shape.requests)
+            .asks(&shape.requests)
             .iter()
             .copied()
             .enumerate()
             .filter(|(_, amount)| *amount > 0)
             .collect();
-        asks.push((PODS, 1));
-        merge(&mut asks);
-        let base = market.compatible(shape, NodeTaints::Hard);
+        let mut base = market.compatible(shape, NodeTaints::Hard);
+        for (p, pool) in market.pools.iter().enumerate() {
+            if !pool.serves(&shape.labels) {
+                base.drop_all(market.of_pool(p));
+            }
+        }
         let mut suited = base.clone();
         suited.keep(available);
         let levels = levels(world, shape, &base, &suited, topology);
@@ -129,10 +145,11 @@ impl<'w> Demand<'w> {
             .any(|(name, amount)| amount > 0 && is_special(name))
             || !shape.wants.gpu_skus.is_empty();
         let most = |of: &Use| match &of.rule {
-            _ if of.key != HOST || !of.own => u32::MAX,
-            Rule::Spread { max_skew, .. } => *max_skew,
+            _ if !of.own => u32::MAX,
             Rule::AntiAffinity => 1,
-            Rule::Affinity => u32::MAX,
+            _ if of.key != HOST => u32::MAX,
+            Rule::Spread { max_skew, .. } => *max_skew,
+            Rule::Affinity { .. } => u32::MAX,
         };
         let alone = !shape.host_ports.is_empty() || !shape.volumes.is_empty();
         let per_node = levels
@@ -182,14 +199,16 @@ impl<'w> Demand<'w> {
     }
 
     /// Counts, for the minimum of its spreads, only domains that exist, that nodes bought so far will
-    /// make (`planned`, candidates), or that it could have a node of its own in. Says whether that
-    /// changes anything.
+    /// make (`planned`, candidates), or that it could have a node of its own in (`available`). Where no
+    /// new node can be had for it, the emptiest host is one of `bins`. Says whether that changes
+    /// anything.
     pub(super) fn narrow(
         &mut self,
         world: &World,
         topology: &mut Topology,
         available: &Bits,
         planned: &Bits,
+        bins: &[Bin<'w>],
     ) -> bool {
         let market = &world.market;
         let mut reachable = available.clone();
@@ -199,17 +218,35 @@ impl<'w> Demand<'w> {
                 None => reachable = Bits::none(market.len()),
             }
         }
+        let compatible = match self.levels.last() {
+            Some(level) => level.mask.clone(),
+            None => Bits::none(market.len()),
+        };
+        let hosts = reachable.first_of(&[&compatible]).is_some();
         reachable.add(planned);
-        reachable.keep(&market.compatible(self.shape, NodeTaints::Hard));
+        reachable.keep(&compatible);
         let mut changed = false;
         for level in &mut self.levels {
-            for of in level.uses.iter_mut().filter(|of| of.key != HOST) {
+            for of in &mut level.uses {
                 let Rule::Spread {
-                    eligible: known, ..
+                    eligible: known,
+                    floor,
+                    min_domains,
+                    ..
                 } = &mut of.rule
                 else {
                     continue;
                 };
+                if of.key == HOST {
+                    let least = if hosts {
+                        0
+                    } else {
+                        least_host(world, topology, of.tally, *min_domains, bins)
+                    };
+                    changed |= least != *floor;
+                    *floor = least;
+                    continue;
+                }
                 let narrow = eligible(world, topology, self.shape, of.tally, &reachable);
                 changed |= narrow != *known;
                 *known = narrow;
@@ -219,6 +256,27 @@ impl<'w> Demand<'w> {
             self.level.set(0);
         }
         changed
+    }
+
+    /// Tries first to go where others can follow.
+    pub(super) fn follow(&mut self, lead: &Lead) {
+        let led = self.levels.iter().map(|level| {
+            let mut led = level.clone();
+            led.mask.keep(&lead.mask);
+            led.leads = Some(lead.classes.clone());
+            led
+        });
+        let mut levels: Vec<Level> = led.collect();
+        levels.append(&mut self.levels);
+        self.levels = levels;
+    }
+
+    /// Whether one of its volumes can be used nowhere.
+    pub(super) fn is_impossible(&self) -> bool {
+        self.shape
+            .volumes
+            .iter()
+            .any(|volume| volume.unusable.is_some())
     }
 
     /// How much it asks for of a resource.
@@ -231,6 +289,9 @@ impl<'w> Demand<'w> {
 
     /// Whether a node of the class and host name could run it at this level.
     pub(super) fn suits(&self, level: &Level, world: &World, class: usize, host: &str) -> bool {
+        if !level.follows(class) {
+            return false;
+        }
         let by_host = || {
             let suited = suits(self.shape, &world.classes[class], host, level.taints);
             suited
@@ -265,6 +326,11 @@ impl<'w> Demand<'w> {
 }
 
 impl Level {
+    /// Whether those that must be near the pod can follow it to nodes of this class.
+    pub(super) fn follows(&self, class: usize) -> bool {
+        (self.leads.as_ref()).is_none_or(|leads| leads.get(class).copied().unwrap_or(false))
+    }
+
     /// The node affinity that is preferred at this level.
     pub(super) fn preferred(&self) -> Option<&Term> {
         self.prefers.as_ref()
@@ -424,13 +490,17 @@ fn level(
         });
     };
     let preferred = lightest(&shape.preferred_affinity, obeyed.affinity);
-    for term in &shape.affinity {
-        let tally = topology.affinity(term, &shape.affinity, market);
-        relate(tally, Rule::Affinity, topology);
+    let together: Vec<usize> = (shape.affinity.iter())
+        .map(|term| topology.affinity(term, &shape.affinity, market))
+        .collect();
+    for tally in &together {
+        let together = together.clone();
+        relate(*tally, Rule::Affinity { together }, topology);
     }
     for term in preferred {
         let tally = topology.term(term, market);
-        relate(tally, Rule::Affinity, topology);
+        let together = vec![tally];
+        relate(tally, Rule::Affinity { together }, topology);
     }
     let preferred = lightest(&shape.preferred_anti_affinity, obeyed.anti_affinity);
     for term in shape.anti_affinity.iter().chain(preferred) {
@@ -451,6 +521,7 @@ fn level(
             max_skew: spread.max_skew.max(1),
             min_domains: spread.min_domains,
             eligible,
+            floor: 0,
         };
         relate(tally, rule, topology);
     }
@@ -460,6 +531,7 @@ fn level(
         taints: obeyed.taints,
         prefers,
         relaxed: relaxed.to_vec(),
+        leads: None,
         classes: RefCell::default(),
         allowed: RefCell::default(),
     }
@@ -506,7 +578,10 @@ fn eligible(
         // One that stands by is a domain only for those that could start it.
         let starts = || {
             let machine = Machine::of_node(node, world.market.kind_of(node));
+            let pool =
+                (world.market.pools.iter()).find(|pool| Some(&pool.name) == node.pool.as_ref());
             suits(shape, class, crate::world::host_of(node), NodeTaints::Hard)
+                && pool.is_none_or(|pool| pool.serves(&shape.labels))
                 && refused_by_wants(&shape.wants, &machine, Origin::Pod).is_none()
         };
         if standby && !starts() {
@@ -526,6 +601,36 @@ fn eligible(
         eligible[domain] |= mask.first_of(&others).is_some();
     }
     eligible
+}
+
+/// What the emptiest host of a spread has, of those that are there or planned; nothing where there are
+/// fewer than it asks for.
+fn least_host(
+    world: &World,
+    topology: &Topology,
+    tally: usize,
+    min_domains: Option<u32>,
+    bins: &[Bin<'_>],
+) -> u32 {
+    let tally = &topology.tallies[tally];
+    let counts = bins.iter().enumerate().filter(|(_, bin)| match &bin.kind {
+        Kind::Existing(existing) => {
+            let standby = matches!(existing.node.state, NodeState::Standby { .. });
+            !(standby && bin.pods.is_empty())
+                && tally.eligible_at(&world.classes[existing.class], existing.host)
+        }
+        Kind::New(new) => {
+            let mut counted = tally.eligible_candidates().into_iter();
+            !bin.pods.is_empty() && counted.all(|counted| counted.contains(new.best))
+        }
+    });
+    let counts: Vec<u32> = counts
+        .map(|(b, _)| tally.counts.get(b).copied().unwrap_or(0))
+        .collect();
+    if min_domains.is_some_and(|least| (counts.len() as u32) < least) {
+        return 0;
+    }
+    counts.into_iter().min().unwrap_or(0)
 }
 
 fn matches_node(term: &Term, labels: &crate::label::Labels, host: &str) -> bool {
@@ -565,15 +670,4 @@ fn is_special(name: &str) -> bool {
         amount::CPU | amount::MEMORY | amount::EPHEMERAL_STORAGE | amount::PODS
     ) && !name.starts_with("hugepages-")
         && !name.starts_with("attachable-volumes-")
-}
-
-fn merge(asks: &mut Vec<(usize, i64)>) {
-    asks.sort_unstable();
-    asks.dedup_by(|next, kept| {
-        let same = next.0 == kept.0;
-        if same {
-            kept.1 += next.1;
-        }
-        same
-    });
 }

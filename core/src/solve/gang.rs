@@ -5,13 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::bits::Bits;
 use crate::money::Money;
 use crate::pod::ObjectKey;
 use crate::reason::NotServed;
 use crate::solve::Solver;
-use crate::solve::bins::{Bin, Existing, Kind};
+use crate::solve::bins::{Bin, Cost, Existing, Kind};
 use crate::solve::limits::Limit;
 use crate::solve::topology::{HOST, Key, NO_DOMAIN};
+
+/// Nodes that are tried at most for a group that must share one.
+const MOST_HOSTS: usize = 16;
 
 /// What was, so that it can be again.
 pub(crate) struct Journal<'w> {
@@ -35,20 +39,15 @@ struct Lacking {
     role: String,
     placed: u32,
     minimum: u32,
-    because: Option<Box<NotServed>>,
+    /// The demand of the first member that found no place.
+    stuck: Option<usize>,
 }
 
 impl<'w> Solver<'w> {
-    /// Places a group's minimum as a whole, then as many more as possible; gives back the others.
+    /// Places what a group's minimum lacks, as a whole; if it lacks nothing, as many more as possible.
+    /// Gives back the others.
     pub(super) fn place_group(&mut self, name: &ObjectKey, pods: &[usize]) -> Vec<usize> {
-        let (key, domains) = self.shared_domains(name);
-        let within: Vec<Option<(Key, u32)>> = match key {
-            None => vec![None],
-            Some(key) => domains
-                .into_iter()
-                .map(|domain| Some((key, domain)))
-                .collect(),
-        };
+        let within = self.shared_domains(name, pods);
         // Most members first, then the least score.
         let mut best: Option<(usize, Money)> = None;
         let mut chosen: Option<Option<(Key, u32)>> = None;
@@ -76,7 +75,11 @@ impl<'w> Solver<'w> {
         match placed {
             Ok(()) => {
                 self.journal = None;
-                let rest = self.place_rest(pods);
+                let left = |pod: &usize| !self.placed.contains_key(pod);
+                let mut rest: Vec<usize> = pods.iter().copied().filter(left).collect();
+                if rest.len() == pods.len() {
+                    rest = self.place_rest(pods);
+                }
                 self.within = None;
                 rest
             }
@@ -89,8 +92,27 @@ impl<'w> Solver<'w> {
 
     /// Says why each of these members is not served.
     pub(super) fn explain_group(&mut self, name: &ObjectKey, pods: &[usize]) {
+        let within = self.shared_domains(name, pods);
+        // Where most members found a place, what the others lack says most.
+        let mut most: Option<(u32, Option<(Key, u32)>)> = None;
+        for domain in &within {
+            self.begin();
+            self.within = *domain;
+            let placed = self
+                .place_minimum(name, pods)
+                .map_or_else(|lacking| lacking.placed, |()| u32::MAX);
+            self.roll_back(pods);
+            if most.is_none_or(|(least, _)| placed > least) {
+                most = Some((placed, *domain));
+            }
+        }
         self.begin();
+        self.within = most.and_then(|(_, domain)| domain);
         let lacking = self.place_minimum(name, pods).err();
+        let because = lacking
+            .as_ref()
+            .and_then(|lacking| lacking.stuck)
+            .map(|demand| Box::new(self.not_served(demand)));
         self.roll_back(pods);
         for pod in pods {
             let why = match &lacking {
@@ -99,7 +121,7 @@ impl<'w> Solver<'w> {
                     role: lacking.role.clone(),
                     placed: lacking.placed,
                     minimum: lacking.minimum,
-                    because: lacking.because.clone(),
+                    because: because.clone(),
                 },
                 None => self.not_served(self.pods[*pod].demand),
             };
@@ -107,10 +129,32 @@ impl<'w> Solver<'w> {
         }
     }
 
-    /// Candidates and nodes of the domain that the group being placed must share.
-    pub(super) fn within(&self) -> Option<&crate::bits::Bits> {
-        self.within
-            .and_then(|(key, domain)| self.topology.keys[key].masks.get(domain as usize))
+    /// Candidates of the domain that the group being placed must share; of a host, whatever is the
+    /// first to be opened.
+    pub(super) fn within(&self) -> Option<&Bits> {
+        let (key, domain) = self.within?;
+        if key == HOST {
+            return None;
+        }
+        let masks = &self.topology.keys[key].masks;
+        Some(masks.get(domain as usize).unwrap_or(&self.nowhere))
+    }
+
+    /// Whether bin `b`, or the next one to be opened, may be in the domain that the group being placed
+    /// must share. Which candidates of a new one are says [`Self::within`].
+    pub(super) fn is_within(&self, b: usize) -> bool {
+        let Some((key, domain)) = self.within else {
+            return true;
+        };
+        match self.bins.get(b) {
+            _ if key == HOST => b as u32 == domain,
+            Some(Bin {
+                kind: Kind::Existing(_),
+                domains,
+                ..
+            }) => domain != NO_DOMAIN && domains[key] == domain,
+            _ => true,
+        }
     }
 
     /// Remembers a bin before it is changed.
@@ -123,27 +167,49 @@ impl<'w> Solver<'w> {
         }
     }
 
-    /// The key whose domain the group must share, and the domains it may be.
-    fn shared_domains(&mut self, name: &ObjectKey) -> (Option<Key>, Vec<u32>) {
-        let Some(same) = self
-            .world
-            .groups
-            .get(name)
-            .and_then(|group| group.same.clone())
-        else {
-            return (None, Vec::new());
+    /// The domains that the group may share, each with its key; `None` where it need not share any.
+    fn shared_domains(&mut self, name: &ObjectKey, pods: &[usize]) -> Vec<Option<(Key, u32)>> {
+        let Some(key) = self.shared_key(name) else {
+            return vec![None];
         };
-        let key = self.topology.key(&same, &self.world.market);
-        if key == HOST {
-            return (None, Vec::new());
+        let (bound, placed) = self.members_at(name);
+        if let Some(b) = bound.iter().chain(&placed).next() {
+            return vec![Some((key, self.bins[*b].domains[key]))];
         }
+        if key == HOST {
+            return self.hosts(pods);
+        }
+        let domains = 0..self.topology.keys[key].masks.len() as u32;
+        domains.map(|domain| Some((key, domain))).collect()
+    }
+
+    /// The nodes that the first of these pods would cost least on, and a new one.
+    fn hosts(&self, pods: &[usize]) -> Vec<Option<(Key, u32)>> {
+        let mut costs: Vec<Cost> = Vec::new();
+        if let Some(pod) = pods.first() {
+            let demand = &self.demands[self.pods[*pod].demand];
+            let levels = demand.levels.last();
+            let cost = |b| self.appraise(demand, levels?, b);
+            costs = (0..self.bins.len()).filter_map(cost).collect();
+        }
+        costs.sort_unstable();
+        let old = costs.iter().take(MOST_HOSTS).map(|cost| cost.bin);
+        old.chain([self.bins.len()])
+            .map(|b| Some((HOST, b as u32)))
+            .collect()
+    }
+
+    /// The key whose domain the group must share, every bin's domain filled in.
+    pub(super) fn shared_key(&mut self, name: &ObjectKey) -> Option<Key> {
         let world = self.world;
+        let same = world.groups.get(name)?.same.as_ref()?;
+        let key = self.topology.key(same, &world.market);
         for b in 0..self.bins.len() {
             if self.bins[b].domains.len() > key {
                 continue;
             }
             let value = match &self.bins[b].kind {
-                Kind::Existing(existing) => world.classes[existing.class].labels.get(&same),
+                Kind::Existing(existing) => world.classes[existing.class].labels.get(same),
                 Kind::New(_) => None,
             };
             let domain = value.map_or(NO_DOMAIN, |value| {
@@ -152,20 +218,36 @@ impl<'w> Solver<'w> {
             self.bins[b].domains.resize(key, NO_DOMAIN);
             self.bins[b].domains.push(domain);
         }
-        let bound = self.members.get(name).map(|members| &members.bins);
+        Some(key)
+    }
+
+    /// Bins of a group's members: of those that are bound, and of those that are placed.
+    pub(super) fn members_at(&self, name: &ObjectKey) -> (Vec<usize>, Vec<usize>) {
+        let bound = self.members.get(name).map(|members| members.bins.clone());
         let placed = self.placed.iter().filter(|(pod, _)| {
             let shape = self.demands[self.pods[**pod].demand].shape;
             shape.group.as_ref() == Some(name)
         });
-        let there: Vec<u32> = (bound.into_iter().flatten().copied())
-            .chain(placed.map(|(_, placed)| placed.bin))
-            .map(|b| self.bins[b].domains[key])
-            .collect();
-        let domains = match there.first() {
-            Some(domain) => vec![*domain],
-            None => (0..self.topology.keys[key].masks.len() as u32).collect(),
-        };
-        (Some(key), domains)
+        (
+            bound.unwrap_or_default(),
+            placed.map(|(_, placed)| placed.bin).collect(),
+        )
+    }
+
+    /// How many members of each role are bound or placed.
+    pub(super) fn roles(&self, name: &ObjectKey) -> BTreeMap<String, u32> {
+        let mut there: BTreeMap<String, u32> = BTreeMap::new();
+        if let Some(members) = self.members.get(name) {
+            let roles = members.roles.iter();
+            there.extend(roles.map(|(role, count)| ((*role).to_owned(), *count)));
+        }
+        for pod in self.placed.keys() {
+            let shape = self.demands[self.pods[*pod].demand].shape;
+            if shape.group.as_ref() == Some(name) {
+                *there.entry(shape.role().to_owned()).or_default() += 1;
+            }
+        }
+        there
     }
 
     pub(super) fn begin(&mut self) {
@@ -224,22 +306,17 @@ impl<'w> Solver<'w> {
         let Some(group) = self.world.groups.get(name) else {
             return Ok(());
         };
-        let mut there: BTreeMap<String, u32> = BTreeMap::new();
-        if let Some(members) = self.members.get(name) {
-            there.extend(
-                members
-                    .roles
-                    .iter()
-                    .map(|(role, count)| ((*role).to_owned(), *count)),
-            );
+        let there = self.roles(name);
+        // On one node, what decides its type goes first.
+        let plain = |role: &str| {
+            let mut demands = pods.iter().map(|pod| &self.demands[self.pods[*pod].demand]);
+            !demands.any(|demand| demand.special && demand.shape.role() == role)
+        };
+        let mut minimum: Vec<(&String, &u32)> = group.minimum.iter().collect();
+        if matches!(self.within, Some((HOST, _))) {
+            minimum.sort_by_key(|(role, _)| plain(role));
         }
-        for pod in self.placed.keys() {
-            let shape = self.demands[self.pods[*pod].demand].shape;
-            if shape.group.as_ref() == Some(name) {
-                *there.entry(shape.role().to_owned()).or_default() += 1;
-            }
-        }
-        for (role, minimum) in &group.minimum {
+        for (role, minimum) in minimum {
             let there = there.get(role).copied().unwrap_or(0);
             let needed = minimum.saturating_sub(there) as usize;
             let of_role = |pod: &&usize| self.demands[self.pods[**pod].demand].shape.role() == role;
@@ -254,13 +331,12 @@ impl<'w> Solver<'w> {
                 stuck = stuck.or_else(|| left.first().copied());
             }
             if placed < needed {
-                let because = stuck.map(|pod| Box::new(self.not_served(self.pods[pod].demand)));
                 let placed = there + placed as u32;
                 return Err(Lacking {
                     role: role.clone(),
                     placed,
                     minimum: *minimum,
-                    because,
+                    stuck: stuck.map(|pod| self.pods[pod].demand),
                 });
             }
         }

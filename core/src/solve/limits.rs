@@ -72,7 +72,7 @@ impl Solver<'_> {
         };
         limit.rows.iter().all(|(name, used, most)| {
             let takes = takes(market, c, name);
-            takes == 0 || used - own(name) + takes <= *most
+            takes == 0 || (used - own(name)).saturating_add(takes) <= *most
         })
     }
 
@@ -88,7 +88,8 @@ impl Solver<'_> {
             }
             if let Some(limit) = &mut self.limits[candidate.pool] {
                 for (name, used, _) in &mut limit.rows {
-                    *used += i64::from(sign) * takes(market, c, name);
+                    *used =
+                        used.saturating_add(i64::from(sign).saturating_mul(takes(market, c, name)));
                 }
             }
         }

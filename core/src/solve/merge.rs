@@ -51,7 +51,7 @@ impl Solver<'_> {
         let sum: i64 = bins.iter().map(|b| score(*b)).sum();
         let mut best: Option<Merge> = None;
         for c in market.special.meet(&[&self.available]) {
-            if market.candidates[c].base.0 >= sum || refused.contains(&c) {
+            if self.base(c).0 >= sum || refused.contains(&c) {
                 continue;
             }
             let room = market.room(c);
@@ -75,7 +75,7 @@ impl Solver<'_> {
                     chosen.push(*b);
                 }
             }
-            let saves = before - market.candidates[c].base.0;
+            let saves = before - self.base(c).0;
             if chosen.len() > 1 && saves > 0 && best.as_ref().is_none_or(|best| saves > best.saves)
             {
                 best = Some(Merge {
@@ -115,6 +115,15 @@ impl Solver<'_> {
             .filter_map(|pod| self.placed.get(pod).map(|placed| (*pod, placed.clone())))
             .collect();
         let score: i64 = merge.bins.iter().map(|b| self.new_score(*b)).sum();
+        // Others may rely on the domains its pods have now.
+        let mut mask =
+            self.world.market.tiers()[self.world.market.candidates[merge.candidate].tier].clone();
+        mask.keep(&self.available);
+        for b in &merge.bins {
+            if let Kind::New(new) = &self.bins[*b].kind {
+                mask.keep(&new.wide);
+            }
+        }
         self.begin();
         for b in &merge.bins {
             self.empty(*b);
@@ -124,7 +133,7 @@ impl Solver<'_> {
             self.placed.extend(before);
             return false;
         }
-        let b = self.open_as(merge.candidate);
+        let b = self.open_bin(merge.candidate, mask);
         let moved = before.iter().all(|(pod, placed)| {
             let d = self.pods[*pod].demand;
             let fits = self

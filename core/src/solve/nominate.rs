@@ -3,10 +3,11 @@
 //! Whether a pod may join others can depend on who is there already, and a plan does not say who came
 //! first. Some orders are tried, and the first that honours every nomination is taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::pod::ObjectKey;
 use crate::solve::bins::Kind;
-use crate::solve::topology::Rule;
+use crate::solve::topology::{NO_DOMAIN, Rule};
 use crate::solve::{Placed, Solver, Unit};
 
 /// Who was there before whom.
@@ -21,28 +22,76 @@ enum Order {
 }
 
 impl Solver<'_> {
-    /// Puts nominated pods where they were meant to be, as far as they still can go there.
+    /// Puts nominated pods where they were meant to be, as far as they still can go there. Of a group
+    /// whose nominations do not make it whole none is honoured.
     pub(super) fn honour_nominations(&mut self) {
-        let nominees = self.nominees();
-        if nominees.is_empty() {
-            return;
-        }
-        let pods: Vec<usize> = nominees.keys().copied().collect();
-        let mut best = (0, Order::AsPlanned);
-        for order in [Order::AsPlanned, Order::SpreadFirst, Order::LikeFirst] {
-            self.begin();
-            self.honour_all(&nominees, order);
-            let honoured = self.placed.len();
-            if honoured == nominees.len() {
+        let mut nominees = self.nominees();
+        while !nominees.is_empty() {
+            let pods: Vec<usize> = nominees.keys().copied().collect();
+            self.honour_most(&nominees, &pods);
+            let torn = self.torn_groups(&pods);
+            if torn.is_empty() {
                 self.journal = None;
                 return;
             }
             self.roll_back(&pods);
+            nominees.retain(|pod, _| {
+                let group = self.demands[self.pods[*pod].demand].shape.group.as_ref();
+                !group.is_some_and(|group| torn.contains(group))
+            });
+        }
+    }
+
+    /// Honours nominations in the first order that honours all of them, or most. What was before is
+    /// in the journal.
+    fn honour_most(&mut self, nominees: &BTreeMap<usize, usize>, pods: &[usize]) {
+        let mut best = (0, Order::AsPlanned);
+        for order in [Order::AsPlanned, Order::SpreadFirst, Order::LikeFirst] {
+            self.begin();
+            self.honour_all(nominees, order);
+            let honoured = self.placed.len();
+            if honoured == nominees.len() {
+                return;
+            }
+            self.roll_back(pods);
             if honoured > best.0 {
                 best = (honoured, order);
             }
         }
-        self.honour_all(&nominees, best.1);
+        self.begin();
+        self.honour_all(nominees, best.1);
+    }
+
+    /// Groups of which some of these pods are placed, but not as a whole: a role lacks members, or they
+    /// do not share their domain.
+    fn torn_groups(&mut self, pods: &[usize]) -> BTreeSet<ObjectKey> {
+        let groups: BTreeSet<ObjectKey> = (pods.iter())
+            .filter(|pod| self.placed.contains_key(pod))
+            .filter_map(|pod| self.demands[self.pods[*pod].demand].shape.group.clone())
+            .filter(|group| self.world.groups.contains_key(group))
+            .collect();
+        groups
+            .into_iter()
+            .filter(|name| !self.is_whole(name))
+            .collect()
+    }
+
+    fn is_whole(&mut self, name: &ObjectKey) -> bool {
+        let there = self.roles(name);
+        let world = self.world;
+        let enough = world.groups.get(name).is_none_or(|group| {
+            let of_role = |role| there.get(role).copied().unwrap_or(0);
+            (group.minimum.iter()).all(|(role, minimum)| of_role(role) >= *minimum)
+        });
+        let Some(key) = self.shared_key(name) else {
+            return enough;
+        };
+        let (bound, placed) = self.members_at(name);
+        let domain = |b: &usize| self.bins[*b].domains[key];
+        let placed: BTreeSet<u32> = placed.iter().map(domain).collect();
+        let bound: BTreeSet<u32> = bound.iter().map(domain).collect();
+        let joins = bound.is_empty() || placed.is_subset(&bound);
+        enough && joins && placed.len() <= 1 && !placed.contains(&NO_DOMAIN)
     }
 
     /// The bin of each nominated pod whose node is there.
@@ -59,7 +108,12 @@ impl Solver<'_> {
         (self.pods.iter().enumerate())
             .filter_map(|(pod, pending)| {
                 let name = self.world.nominations.get(pending.key)?;
-                Some((pod, *by_name.get(name.as_str())?))
+                let shape = self.demands[pending.demand].shape;
+                let counts = self
+                    .hints
+                    .urgent
+                    .is_none_or(|least| shape.priority >= least);
+                counts.then_some((pod, *by_name.get(name.as_str())?))
             })
             .collect()
     }
@@ -91,13 +145,16 @@ impl Solver<'_> {
         match order {
             Order::AsPlanned => false,
             Order::SpreadFirst => uses.any(|of| matches!(of.rule, Rule::Spread { .. })),
-            Order::LikeFirst => uses.any(|of| of.own && matches!(of.rule, Rule::Affinity)),
+            Order::LikeFirst => uses.any(|of| of.own && matches!(of.rule, Rule::Affinity { .. })),
         }
     }
 
     /// Puts a pod into the bin it was meant for, if it still can go there.
     fn honour(&mut self, pod: usize, b: usize) {
         let d = self.pods[pod].demand;
+        if self.demands[d].is_impossible() {
+            return;
+        }
         let able = (0..self.demands[d].levels.len()).find(|l| {
             self.appraise(&self.demands[d], &self.demands[d].levels[*l], b)
                 .is_some()

@@ -12,12 +12,7 @@ use crate::solve::{Placed, Solver};
 impl<'w> Solver<'w> {
     /// Places as many of these pods of one shape as possible; gives back those that found no place.
     pub(super) fn place_all(&mut self, d: usize, pods: &[usize]) -> Vec<usize> {
-        let impossible = self.demands[d]
-            .shape
-            .volumes
-            .iter()
-            .any(|volume| volume.unusable.is_some());
-        if impossible {
+        if self.demands[d].is_impossible() {
             return pods.to_vec();
         }
         let mut pods = pods.to_vec();
@@ -68,6 +63,14 @@ impl<'w> Solver<'w> {
             {
                 offer = self.offer(d, l, pods.len());
             }
+            // What costs more than a new node is not taken, and hides what costs less to its own pool.
+            let best = match (best, &offer) {
+                (Some(cost), Some(new)) if cost.money > new.each => {
+                    heap.push(std::cmp::Reverse(cost));
+                    self.affordable_bin(d, l, &mut heap, new.each)
+                }
+                (best, _) => best,
+            };
             let next = heap.peek().map(|cost| cost.0);
             match (best, &offer) {
                 (Some(cost), new) if new.as_ref().is_none_or(|new| cost.money <= new.each) => {
@@ -89,7 +92,7 @@ impl<'w> Solver<'w> {
                         heap.push(std::cmp::Reverse(again));
                     }
                 }
-                (best, Some(new)) => {
+                (_, Some(new)) => {
                     let new = new.clone();
                     let b = self.open(&new);
                     for _ in 0..new.pods {
@@ -116,7 +119,6 @@ impl<'w> Solver<'w> {
                         self.discard(b);
                         return;
                     }
-                    heap.extend(best.map(std::cmp::Reverse));
                     let demand = &self.demands[d];
                     heap.extend(
                         self.appraise(demand, &demand.levels[l], b)
@@ -129,11 +131,40 @@ impl<'w> Solver<'w> {
         }
     }
 
+    /// Takes the best of `heap` that costs no more than `most` out of it.
+    fn affordable_bin(
+        &self,
+        d: usize,
+        l: usize,
+        heap: &mut BinaryHeap<std::cmp::Reverse<Cost>>,
+        most: Money,
+    ) -> Option<Cost> {
+        if !heap.iter().any(|cost| cost.0.money <= most) {
+            return None;
+        }
+        let demand = &self.demands[d];
+        let costs = (heap.iter()).filter_map(|cost| {
+            let now = self.appraise(demand, &demand.levels[l], cost.0.bin)?;
+            (now.money <= most).then_some(now)
+        });
+        let best = costs.min()?;
+        heap.retain(|cost| cost.0.bin != best.bin);
+        Some(best)
+    }
+
+    /// Whether a new node could be bought for a pod of this demand.
+    pub(super) fn has_offer(&self, d: usize, l: usize) -> bool {
+        self.offer(d, l, 1).is_some()
+    }
+
     /// The new node that would serve pods of this demand for the least score per pod, `left` of them
     /// being left to place.
     fn offer(&self, d: usize, l: usize, left: usize) -> Option<Offer> {
         let (demand, level) = (&self.demands[d], &self.demands[d].levels[l]);
         let market = &self.world.market;
+        if !self.is_within(self.bins.len()) {
+            return None;
+        }
         self.topology
             .host_allows(&level.uses, &demand.counted_by, self.bins.len() as u32)
             .ok()?;
@@ -185,8 +216,18 @@ impl<'w> Solver<'w> {
     ) -> Option<Offer> {
         let market = &self.world.market;
         let left = i64::try_from(left).unwrap_or(i64::MAX);
+        let most_pods = i64::from(demand.per_node).min(left).max(1);
         let mut best: Option<(Money, usize, Offer)> = None;
         for c in candidates {
+            // Candidates of one tier come in order of base score: no later one can be less per pod.
+            let base = self.base(c);
+            if self.hints.shares.is_none()
+                && best
+                    .as_ref()
+                    .is_some_and(|(least, ..)| Money(base.0 / most_pods) > *least)
+            {
+                break;
+            }
             let exclusive = demand.dedicated.contains(c);
             let room = market.room(c);
             let fit = demand
@@ -201,14 +242,13 @@ impl<'w> Solver<'w> {
                 i64::from(demand.per_node)
             };
             let pods = fit.min(cap).min(left).max(1);
-            let base = market.candidates[c].base;
             if best
                 .as_ref()
                 .is_some_and(|(least, ..)| Money(base.0 / pods) > *least)
             {
                 continue;
             }
-            let score = if work == crate::ready::Work::LEAST {
+            let score = if work == crate::ready::Work::LEAST || self.hints.shares.is_some() {
                 base
             } else {
                 market.appraise(c, work).0.total()
@@ -232,6 +272,14 @@ impl<'w> Solver<'w> {
         best.map(|(_, _, offer)| offer)
     }
 
+    /// The least that candidate `c` can score.
+    pub(super) fn base(&self, c: usize) -> Money {
+        match &self.hints.shares {
+            Some(shares) => shares[c],
+            None => self.world.market.candidates[c].base,
+        }
+    }
+
     /// Opens a bin for an offer.
     fn open(&mut self, offer: &Offer) -> usize {
         let mut mask = offer.kind.clone();
@@ -239,14 +287,8 @@ impl<'w> Solver<'w> {
         self.open_bin(offer.best, mask)
     }
 
-    /// Opens a bin that is meant to become candidate `c`, of that pool weight.
-    pub(super) fn open_as(&mut self, c: usize) -> usize {
-        let mut mask = self.world.market.tiers()[self.world.market.candidates[c].tier].clone();
-        mask.keep(&self.available);
-        self.open_bin(c, mask)
-    }
-
-    fn open_bin(&mut self, best: usize, mask: Bits) -> usize {
+    /// Opens a bin that may become any of `mask`, `best` for now.
+    pub(super) fn open_bin(&mut self, best: usize, mask: Bits) -> usize {
         let b = self.bins.len();
         self.bins.push(Bin {
             kind: Kind::New(New {

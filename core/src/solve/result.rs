@@ -139,9 +139,14 @@ impl<'w> Solver<'w> {
             return None;
         };
         let timing = existing.timing(demand, &self.world.policy.priors);
+        let first = if self.bins[next.bin].pods.is_empty() {
+            First::Pod
+        } else {
+            First::No
+        };
         Some(RunnerUp {
             what: Candidate::Node(existing.node.name.clone()),
-            score: existing.score(&timing, First::No),
+            score: existing.score(&timing, first),
             timing,
         })
     }

@@ -64,6 +64,8 @@ pub(super) struct Tally {
     pub(super) key: Key,
     /// Selected pods.
     pub(super) counts: Vec<u32>,
+    /// Selected pods that are being deleted: until they are gone they keep others away.
+    leaving: Vec<u32>,
     /// Of all domains.
     pub(super) total: u64,
     /// Pods that must not be in one domain with selected ones.
@@ -101,10 +103,16 @@ pub(super) enum Rule {
     Spread {
         max_skew: u32,
         min_domains: Option<u32>,
-        /// Which domains count for the minimum.
+        /// Which domains count for the minimum; of the host name none is kept.
         eligible: Vec<bool>,
+        /// What the emptiest host has, where no new one can be had.
+        floor: u32,
     },
-    Affinity,
+    Affinity {
+        /// Tallies of all terms that must be met together: the pod may come first only while none of
+        /// them counts anybody.
+        together: Vec<usize>,
+    },
     AntiAffinity,
 }
 
@@ -229,6 +237,7 @@ impl Topology {
         self.tallies.push(Tally {
             key: key.key,
             counts: Vec::new(),
+            leaving: Vec::new(),
             total: 0,
             owners: Vec::new(),
             owned: false,
@@ -288,10 +297,12 @@ impl Topology {
             let tally = &self.tallies[of.tally];
             let here = count(&tally.counts, bin);
             let allowed = match &of.rule {
-                // A new node, which would have none, is always possible: the minimum is zero.
-                Rule::Spread { max_skew, .. } => here + u32::from(of.own) <= *max_skew,
-                Rule::Affinity => here > 0 || (tally.total == 0 && of.own),
-                Rule::AntiAffinity => here == 0,
+                // Where a new node, which would have none, is possible, the minimum is zero.
+                Rule::Spread {
+                    max_skew, floor, ..
+                } => here + u32::from(of.own) <= floor.saturating_add(*max_skew),
+                Rule::Affinity { together } => here > 0 || self.comes_first(of, together),
+                Rule::AntiAffinity => here == 0 && count(&tally.leaving, bin) == 0,
             };
             if !allowed {
                 return Err(at);
@@ -305,6 +316,29 @@ impl Topology {
             Some(_) => Err(uses.len()),
             None => Ok(()),
         }
+    }
+
+    /// Whether a pod may come before all that it must be near.
+    fn comes_first(&self, of: &Use, together: &[usize]) -> bool {
+        of.own && together.iter().all(|t| self.tallies[*t].total == 0)
+    }
+
+    /// Counts `by` bound pods that are being deleted.
+    pub(super) fn count_leaving(
+        &mut self,
+        tallies: &[usize],
+        owned: &[usize],
+        place: &Place<'_>,
+        by: i32,
+    ) {
+        for t in tallies {
+            let tally = &mut self.tallies[*t];
+            let domain = place.domains[tally.key];
+            if domain != NO_DOMAIN {
+                add(&mut tally.leaving, domain, by);
+            }
+        }
+        self.count(&[], owned, place, by);
     }
 
     /// For each key that limits the pod, which domains it may go to.
@@ -332,14 +366,18 @@ impl Topology {
                 }
                 _ => 0,
             };
+            let first = match &of.rule {
+                Rule::Affinity { together } => self.comes_first(of, together),
+                Rule::Spread { .. } | Rule::AntiAffinity => false,
+            };
             let rule = |d: usize| {
                 let here = count(&tally.counts, d as u32);
                 match &of.rule {
                     Rule::Spread { max_skew, .. } => {
                         here + u32::from(of.own) <= least.saturating_add(*max_skew)
                     }
-                    Rule::Affinity => here > 0 || (tally.total == 0 && of.own),
-                    Rule::AntiAffinity => here == 0,
+                    Rule::Affinity { .. } => here > 0 || first,
+                    Rule::AntiAffinity => here == 0 && count(&tally.leaving, d as u32) == 0,
                 }
             };
             restrict(&mut allowed[of.key], domains, rule);

@@ -87,6 +87,7 @@ impl<'w> Solver<'w> {
         unfit
             .or_else(|| self.too_small(demand, market.room(c)))
             .or_else(|| unavailable(market.offering(c), self.world.now))
+            .or_else(|| self.out_of_domain(c))
             .or_else(|| self.unaffordable(c))
             .or_else(|| self.unrelated(demand, level, c))
             .or_else(|| {
@@ -100,9 +101,23 @@ impl<'w> Solver<'w> {
             .or_else(|| self.unvaried(demand, level, c))
     }
 
+    /// The key whose domain the group being placed must share, where candidate `c` is not in it.
+    fn out_of_domain(&self, c: usize) -> Option<Rejection> {
+        let (key, _) = self.within?;
+        let inside = self.within().is_none_or(|mask| mask.contains(c));
+        let fresh = self.is_within(self.bins.len());
+        (!inside || !fresh).then(|| Rejection::GroupDomain {
+            key: self.topology.keys[key].name.clone(),
+        })
+    }
+
     /// Why candidate `c` is none for this demand, whatever its size.
     fn unfit(&self, demand: &Demand<'w>, level: &Level, c: usize) -> Option<Rejection> {
         let (market, shape) = (&self.world.market, demand.shape);
+        if !market.pool(c).serves(&shape.labels) {
+            let pool = market.pool(c).name.clone();
+            return Some(Rejection::PodSelector { pool });
+        }
         if let Some(taint) =
             untolerated(&market.pool(c).taints, &shape.tolerations, NodeTaints::Hard)
         {
@@ -271,7 +286,7 @@ impl<'w> Solver<'w> {
                 key,
                 max_skew: *max_skew,
             },
-            Rule::Affinity => Rejection::Affinity { key },
+            Rule::Affinity { .. } => Rejection::Affinity { key },
             Rule::AntiAffinity => Rejection::AntiAffinity { key },
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::amount::{CPU, MEMORY};
 use crate::label::{Effect, Expression, Labels, Term};
+use crate::node::NodeState;
 use crate::plan::Plan;
 use crate::pod::{Eviction, HostPort, ObjectKey, Shape, Wants};
 use crate::pool::{GpuPacking, NodePool};
@@ -60,6 +61,14 @@ pub(super) enum Included {
 pub(super) fn of_itself(shape: &Shape, site: &Site<'_>) -> Option<Rejection> {
     if site.leaving {
         return Some(Rejection::Leaving);
+    }
+    let kept = (site.node).is_some_and(|node| !matches!(node.state, NodeState::Standby { .. }));
+    if let Some(pool) = site.pool.filter(|_| !kept) {
+        let serves = (pool.serves.as_ref()).is_none_or(|term| term.matches(&shape.labels));
+        if !serves {
+            let pool = pool.name.clone();
+            return Some(Rejection::PodSelector { pool });
+        }
     }
     of_labels_and_taints(shape, site)
         .or_else(|| of_wants(&shape.wants, &site.machine, Origin::Pod))

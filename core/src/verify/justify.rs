@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::amount::Resources;
-use crate::offer::{Offering, OfferingKey};
+use crate::offer::OfferingKey;
 use crate::plan::Plan;
 use crate::pod::{Group, ObjectKey, Shape};
 use crate::pool::{NODES, NodePool};
@@ -18,7 +18,6 @@ use super::{Violation, purchase};
 /// Something that could be bought after the plan.
 struct ForSale<'a> {
     pool: &'a NodePool,
-    offering: &'a Offering,
     key: OfferingKey,
     site: Site<'a>,
 }
@@ -89,12 +88,7 @@ fn for_sale<'a>(state: &State<'a>, plan: &'a Plan) -> Vec<ForSale<'a>> {
                 && offering.launch_budget.is_none_or(|budget| asked < budget)
                 && purchase::of_pool(state, pool, &site, offering).is_none()
             {
-                list.push(ForSale {
-                    pool,
-                    offering,
-                    key,
-                    site,
-                });
+                list.push(ForSale { pool, key, site });
             }
         }
     }
@@ -131,9 +125,7 @@ fn served_by(
             None => format!("{:?}", site.target),
         }));
     }
-    let able: Vec<&ForSale<'_>> = (for_sale.iter())
-        .filter(|sold| takes(&sold.site) && !worse_than_on_demand(state, sold))
-        .collect();
+    let able: Vec<&ForSale<'_>> = (for_sale.iter()).filter(|sold| takes(&sold.site)).collect();
     (able.iter())
         .find(|sold| leaves_a_choice(&able, sold.pool))
         .map(|sold| Candidate::Offering {
@@ -151,17 +143,6 @@ fn leaves_a_choice(able: &[&ForSale<'_>], pool: &NodePool) -> bool {
             .collect();
         (requirement.min_values).is_none_or(|wanted| values.len() >= wanted as usize)
     })
-}
-
-/// Whether on-demand capacity of that machine costs no more, somewhere: such spot is not bought.
-fn worse_than_on_demand(state: &State<'_>, sold: &ForSale<'_>) -> bool {
-    use crate::offer::CapacityType::{OnDemand, Spot};
-    sold.offering.capacity_type == Spot
-        && (state.snapshot.offerings.iter()).any(|other| {
-            other.instance_type == sold.offering.instance_type
-                && other.capacity_type == OnDemand
-                && other.price <= sold.offering.price
-        })
 }
 
 /// Whether members of the pod's group that run or are placed leave it this domain.

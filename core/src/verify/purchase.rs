@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::amount::{PODS, Resources};
+use crate::label;
 use crate::node::Node;
 use crate::offer::{Availability, CapacityType, InstanceType, Offering, OfferingKey};
 use crate::plan::{NewNode, Plan, Target};
@@ -97,7 +98,22 @@ pub(super) fn no_discount(
         capacity_type: CapacityType::OnDemand,
     };
     let (other, _) = state.offering(&key)?;
-    if other.price >= offering.price {
+    // One of a budget may be used up, and whoever looks at capacity types may ask for both.
+    let told_apart = |shape: &&Shape| {
+        let spreads = shape.spread.iter().map(|spread| &spread.topology_key);
+        let terms = shape.affinity.iter().chain(&shape.anti_affinity);
+        let preferred = (shape.preferred_affinity.iter()).chain(&shape.preferred_anti_affinity);
+        let terms = terms.chain(preferred.map(|(_, term)| term));
+        (spreads.chain(terms.map(|term| &term.topology_key))).any(|key| key == label::CAPACITY_TYPE)
+    };
+    let groups = &state.snapshot.groups;
+    if other.price >= offering.price
+        || other.launch_budget.is_some()
+        || state.shapes.iter().any(told_apart)
+        || groups
+            .iter()
+            .any(|group| group.same.as_deref() == Some(label::CAPACITY_TYPE))
+    {
         return None;
     }
     let instead = state.fresh(pool, other, kind, usize::MAX);

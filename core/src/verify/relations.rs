@@ -72,7 +72,8 @@ impl<'a> Relations<'a> {
             for shape in carriers.union(&matching) {
                 anti_of[*shape].push(anti.len());
             }
-            let count = |shapes| count(state, &term.topology_key, shapes, Here::visible);
+            // Whoever is being deleted keeps others away until it is gone.
+            let count = |shapes| count(state, &term.topology_key, shapes, Here::all);
             anti.push(Anti {
                 carried: count(&carriers),
                 selected: count(&matching),
@@ -130,8 +131,8 @@ impl<'a> Near<'a> {
             .map(|term| term.topology_key.as_str())
             .map(|key| (key, count(state, key, &matching, counted)))
             .collect();
-        let any = (state.sites.iter().flat_map(|site| &site.here))
-            .any(|(shape, here)| matching.contains(shape) && counted(*here) > 0);
+        // One on a node that has none of the keys is nowhere.
+        let any = there.values().any(|domains| !domains.is_empty());
         Self {
             terms,
             matching,

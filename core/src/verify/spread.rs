@@ -170,8 +170,13 @@ impl Skew {
         }
         let enough =
             |domains: usize| (spread.min_domains).is_none_or(|wanted| domains >= wanted as usize);
-        let (least, least_in_doubt) = if spread.topology_key == HOSTNAME || !enough(all.len()) {
+        let (least, least_in_doubt) = if !enough(all.len()) {
             (0, 0)
+        } else if spread.topology_key == HOSTNAME {
+            // To one that may be violated a new node is always possible.
+            let strict = spread.when == Unsatisfiable::DoNotSchedule;
+            let least = all.values().min().filter(|_| strict);
+            (least.copied().unwrap_or(0), 0)
         } else {
             let in_doubt = (at_most.keys().cloned())
                 .chain(possible.iter().filter_map(domain))

@@ -18,8 +18,11 @@ use headstart_core::verify::{justify, verify};
 use crate::world::World;
 
 mod affinity;
+mod amounts;
 mod choice;
+mod groups;
 mod limits;
+mod nominations;
 mod packing;
 mod selection;
 mod spread;

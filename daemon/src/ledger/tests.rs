@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::book::Book;
 use super::*;
 use crate::ledger::book::Round;
 

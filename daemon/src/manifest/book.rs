@@ -90,7 +90,7 @@ pub(crate) fn is_member(pod: &core::Pod) -> bool {
     let labels = pod.metadata.labels.as_ref();
     let annotations = pod.metadata.annotations.as_ref();
     let labelled = |key: &&str| labels.is_some_and(|all| all.contains_key(*key));
-    GROUP_LABELS.iter().any(|key| labelled(&key))
+    GROUP_LABELS.iter().any(labelled)
         || annotations.is_some_and(|all| all.contains_key(annotation::GROUP))
 }
 

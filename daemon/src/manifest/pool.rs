@@ -80,11 +80,9 @@ fn windows(written: &api::NodePoolSpec, subject: &Subject<'_>) -> Vec<Option<Win
 fn one(placed: &Placed<api::NodePool>, subject: &Subject<'_>) -> NodePool {
     let written = &placed.object.spec;
     let at = subject.at("spec");
-    if written.pod_selector.is_some() {
-        at.at("podSelector")
-            .note("is not planned with yet: the pool serves every pod that tolerates its taints");
-    }
     let mut pool = NodePool::new(&placed.name);
+    pool.serves = (written.pod_selector.as_ref())
+        .map(|selector| select::label_selector(selector, &at.at("podSelector")));
     pool.weight = written.weight;
     pool.state = state(&placed.object);
     pool.requirements = requirements(written, &at);

@@ -115,7 +115,7 @@ pub(crate) fn rejection(rejection: &Rejection, now: Millis) -> String {
         }
         Rejection::Leaving => "takes no pods: cordoned, being deleted or not Ready".to_owned(),
         Rejection::Dedicated => "one of the two pods needs the node for itself".to_owned(),
-        Rejection::Special => "special hardware, and a plain type would do".to_owned(),
+        Rejection::PodSelector { pool } => format!("the pool {pool} serves other pods"),
         Rejection::MinValues { key, wanted, found } => {
             format!("the pool asks for {wanted} different values of {key}, {found} would be left")
         }
@@ -151,7 +151,7 @@ pub(crate) fn rejection_code(rejection: &Rejection) -> &'static str {
         Rejection::AntiAffinity { .. } => "AntiAffinity",
         Rejection::Leaving => "Leaving",
         Rejection::Dedicated => "Dedicated",
-        Rejection::Special => "Special",
+        Rejection::PodSelector { .. } => "PodSelector",
         Rejection::MinValues { .. } => "MinValues",
         Rejection::GroupDomain { .. } => "GroupDomain",
     }

@@ -67,6 +67,7 @@ impl Table {
     }
 
     /// Why nothing newer is known.
+    #[allow(dead_code, reason = "explain does not tell it yet")]
     pub(super) fn refusal(&self, item: &Item) -> Option<&str> {
         self.entries.get(item)?.refused.as_deref()
     }

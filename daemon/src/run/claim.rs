@@ -207,6 +207,17 @@ pub(super) fn in_flight(claim: &NodeClaim, now: Millis) -> Node {
     }
 }
 
+/// The same once it has a Node object that says nothing of itself yet.
+pub(super) fn registered(claim: &NodeClaim, node: &str, now: Millis) -> Node {
+    Node {
+        name: node.to_owned(),
+        state: NodeState::Starting {
+            expected: expected(claim, now),
+        },
+        ..in_flight(claim, now)
+    }
+}
+
 fn taint(written: &PoolTaint) -> Option<Taint> {
     Some(Taint {
         key: written.key.clone(),
@@ -334,6 +345,15 @@ mod tests {
                 expected: Millis(91_000)
             }
         );
+    }
+
+    #[test]
+    fn a_node_that_says_nothing_of_itself_yet_is_what_was_promised() {
+        let claim = of(&bought(), None, None, "1", String::new());
+        let mut node = registered(&claim, "ip-10-0-0-7", Millis(5));
+        complete(&mut node, &claim, Millis(5));
+        assert_eq!(node.allocatable, bought().allocatable);
+        assert!(matches!(node.state, NodeState::Starting { .. }));
     }
 
     #[test]

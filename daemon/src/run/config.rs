@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use url::Url;
 
+use super::beside::BesideArgs;
 use super::outside::OutsideArgs;
 
 /// Run the control plane: watch the cluster, buy nodes, say what they fetch
@@ -73,6 +74,8 @@ pub(crate) struct RunArgs {
     pub(crate) orphan_seconds: u64,
     #[command(flatten)]
     pub(crate) outside: OutsideArgs,
+    #[command(flatten)]
+    pub(super) beside: BesideArgs,
 }
 
 /// Where nodes come from.

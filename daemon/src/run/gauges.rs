@@ -1,12 +1,16 @@
 //! What the loop says about itself, for probes and Prometheus.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use headstart_core::plan::{Plan, Prefetch, RetirementPlan};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::metrics::Metrics;
 
 /// How long the loop may take for a round before it counts as stuck.
 const STUCK: u64 = 300;
@@ -20,11 +24,12 @@ pub(super) struct Gauges {
     leads: Gauge<i64, AtomicI64>,
     is_ready: AtomicBool,
     last_round: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 impl Gauges {
     /// All of them, named in `registry`.
-    pub(super) fn new(registry: &mut Registry) -> Self {
+    pub(super) fn new(registry: &mut Registry, metrics: Arc<Metrics>) -> Self {
         let buckets = || exponential_buckets(0.001, 2.0, 14);
         let it = Self {
             planning: Histogram::new(buckets()),
@@ -33,6 +38,7 @@ impl Gauges {
             leads: Gauge::default(),
             is_ready: AtomicBool::new(false),
             last_round: AtomicU64::new(seconds()),
+            metrics,
         };
         let seconds = Unit::Seconds;
         registry.register_with_unit(
@@ -65,6 +71,11 @@ impl Gauges {
         self.is_ready.store(ready, Ordering::Relaxed);
         self.leads.set(i64::from(leads));
         self.last_round.store(seconds(), Ordering::Relaxed);
+    }
+
+    /// A round decided so.
+    pub(super) fn decided(&self, plan: &Plan, lists: &[Prefetch], retirement: &RetirementPlan) {
+        self.metrics.planned(plan, lists, retirement);
     }
 
     /// A round was done.

@@ -77,7 +77,7 @@ fn written(item: &Item, size: Option<ItemSize>, mind: &Mind) -> CacheItem {
     match item {
         Item::Image { repository, pin } => CacheItem {
             image: Some(match pin {
-                Pin::To(digest) => format!("{repository}@{digest}"),
+                Pin::To(digest) => format!("{repository}@{}", digest.prefixed()),
                 Pin::Name(name) => format!("{repository}:{name}"),
             }),
             image_name: mind.names.get(item).cloned(),

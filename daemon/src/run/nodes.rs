@@ -97,16 +97,17 @@ impl Nodes {
             if let Some(claim) = &claim {
                 self.by_claim.insert(claim.clone(), name.clone());
             }
-            let read = match picture.book.node(&seen.raw, pools) {
-                Ok(read) => read,
-                Err(problems) => {
+            let claim = claim.and_then(|claim| picture.claims.get(&claim));
+            let mut node = match (picture.book.node(&seen.raw, pools), claim) {
+                (Ok(read), _) => read.at(now),
+                // Its kubelet has not said yet what it has: it is what was promised.
+                (Err(_), Some(claim)) => claim::registered(claim, &name, now),
+                (Err(problems), None) => {
                     tracing::debug!(node = name, ?problems, "a node cannot be read");
                     mind.remove_node(&name);
                     continue;
                 }
             };
-            let mut node = read.at(now);
-            let claim = claim.and_then(|claim| picture.claims.get(&claim));
             if let Some(claim) = claim {
                 claim::complete(&mut node, claim, now);
             }

@@ -8,12 +8,15 @@ use clap::Args;
 use headstart_hub::endpoint::Hub;
 use headstart_registry::{HostsDir, Keychain, Platform, Registries};
 use headstart_transfer::net::{HostPolicy, HostPort, Http};
+use kube::Client;
 use url::Url;
 
 use super::config::ProviderKind;
 use super::mind::Resolve;
-use crate::provider::Provider;
+use crate::catalog::choose::{CatalogArgs, Hint, market};
 use crate::provider::external::External;
+use crate::provider::kwok::Kwok;
+use crate::provider::{Offers, Provider};
 use crate::resolve::{Origins, Resolved, Resolver};
 
 /// Hosts outside of the cluster, and what they are shown.
@@ -59,6 +62,8 @@ pub(crate) struct OutsideArgs {
         value_name = "HOST[:PORT]"
     )]
     pub(crate) plain_http: Vec<String>,
+    #[command(flatten)]
+    pub(crate) catalog: CatalogArgs,
     /// Certificate authorities to trust besides the system's
     #[arg(long, env = "HEADSTART_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
@@ -68,6 +73,7 @@ pub(crate) struct OutsideArgs {
 pub(super) fn open(
     args: &OutsideArgs,
     kind: &ProviderKind,
+    client: &Client,
 ) -> Result<(Option<Arc<dyn Provider>>, Resolver)> {
     let host = |text: &String| {
         HostPort::parse(text).with_context(|| format!("{text:?} is not HOST or HOST:PORT"))
@@ -109,7 +115,13 @@ pub(super) fn open(
             Some(Arc::new(External::new(http.clone(), url.clone(), token)))
         }
         ProviderKind::Kwok => {
-            anyhow::bail!("this build has no provider kwok; use --provider external=URL or none")
+            let market = market(&args.catalog, &Hint::default());
+            let market = market.map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
+            let offers = Offers {
+                types: market.types,
+                offerings: market.offerings,
+            };
+            Some(Arc::new(Kwok::new(client.clone(), offers)))
         }
     };
     let resolver = Resolver::new(Origins {

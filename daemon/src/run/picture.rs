@@ -128,11 +128,9 @@ impl Picture {
         match what {
             What::Fails => {
                 list.fails_since.get_or_insert_with(Instant::now);
-                return;
             }
             What::Begins => {
                 list.so_far = Some(HashSet::new());
-                return;
             }
             What::Absent => {
                 list.complete = true;

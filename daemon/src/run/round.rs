@@ -262,7 +262,8 @@ impl Rounds {
             return;
         }
         let (plan, lists) = self.mind.plan(now);
-        let retirement = match due(&mut self.asked_retire, RETIRE_EVERY) && self.calls.is_some() {
+        let whole = due(&mut self.asked_retire, RETIRE_EVERY);
+        let retirement = match whole && self.calls.is_some() {
             true => {
                 let replaced = self.replaced();
                 self.nodes.note_use(&mut self.mind, &replaced, now);
@@ -270,6 +271,9 @@ impl Rounds {
             }
             false => headstart_core::plan::RetirementPlan::default(),
         };
+        if whole {
+            self.gauges.decided(&plan, &lists, &retirement);
+        }
         let mut writes = self.decide(&plan, &lists, &retirement, now);
         writes.extend(self.report());
         writes.extend(self.store());

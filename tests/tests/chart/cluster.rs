@@ -17,7 +17,7 @@ const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 
 /// What the daemon's stand-in is started as: it answers probes until it is asked to end.
 const RUN: &str = r#"#!/bin/busybox sh
-for argument; do case "$argument" in --metrics-address=*) port=${argument##*:} ;; esac; done
+for argument; do case "$argument" in --http=*) port=${argument##*:} ;; esac; done
 mkdir -p /tmp/www
 for page in healthz readyz; do echo ok >/tmp/www/$page; done
 trap 'exit 0' TERM
@@ -47,6 +47,7 @@ fn installed_upgraded_from_the_version_before_and_uninstalled_with_nothing_left_
         let agent = stand_in("serve", SERVE, tag);
         cluster.push(agent, "tests/headstart-agent", tag).unwrap();
     }
+    programs_run_from_their_images(&cluster);
     let directory = tempfile::tempdir().unwrap();
     let before = version_before(directory.path());
 
@@ -57,6 +58,39 @@ fn installed_upgraded_from_the_version_before_and_uninstalled_with_nothing_left_
     daemon_is_admitted_where_pods_are_restricted(&helm, api);
     upgrade(&helm, &cluster);
     uninstall(&helm, api);
+}
+
+/// The real images hold all that the real programs need, and say who runs them.
+fn programs_run_from_their_images(cluster: &Cluster) {
+    let images = std::env::var_os("HEADSTART_IMAGES").expect("run by `cargo xtask e2e`");
+    let pods = "/api/v1/namespaces/default/pods";
+    for (name, user) in [("headstart", 65532), ("headstart-agent", 0)] {
+        let image = Image::open(&Path::new(&images).join(name)).unwrap();
+        let digest = image.digest().prefixed();
+        cluster
+            .push(image, &format!("images/{name}"), "built")
+            .unwrap();
+        let container = json!({
+            "name": "main", "image": format!("{REGISTRY}/images/{name}:built"), "args": ["--version"],
+            "securityContext": {"readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
+        });
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"restartPolicy": "Never", "containers": [container]},
+        });
+        cluster.api().create(pods, &pod).unwrap();
+        let path = format!("{pods}/{name}");
+        let ended = |pod: &Value| pod["status"]["phase"] == "Succeeded";
+        let pod = cluster.api().until(&path, WAIT, ended).unwrap();
+        let said = cluster.api().text(&format!("{path}/log")).unwrap();
+        assert_eq!(said, format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+        let status = &pod["status"]["containerStatuses"][0];
+        assert!(
+            status["imageID"].as_str().unwrap().ends_with(&digest),
+            "{status}"
+        );
+        assert_eq!(status["user"]["linux"]["uid"], user);
+    }
 }
 
 fn install(helm: &Helm, chart: &Path) -> String {

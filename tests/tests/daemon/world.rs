@@ -54,8 +54,7 @@ impl World {
                 .lines()
                 .find_map(|line| line.strip_prefix("  name: "))
                 .unwrap();
-            let patch = format!("{CRDS}/{name}?fieldManager=test");
-            world.api().apply(&patch, &text).unwrap();
+            world.api().create_yaml(CRDS, text.clone()).unwrap();
             world.until(&format!("{CRDS}/{name}"), |crd| {
                 condition(crd, "Established") == Some("True")
             });
@@ -82,8 +81,8 @@ impl World {
         let offers = vec![offer("g6.xlarge", 0.4), offer("g5.xlarge", 0.5)];
         self.cloud = None;
         let boot = Boot {
-            kubelet: Duration::from_millis(300),
-            gpus: Duration::from_millis(900),
+            kubelet: Duration::from_secs(1),
+            gpus: Duration::from_secs(2),
             ..Boot::default()
         };
         let cloud = Cloud::open(Arc::clone(&self.cluster), Machines::Objects, offers, boot);

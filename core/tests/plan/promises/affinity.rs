@@ -2,7 +2,7 @@
 
 use headstart_core::label;
 use headstart_core::plan::{Relaxed, Target};
-use headstart_core::pod::{Namespaces, PodTerm, Shape};
+use headstart_core::pod::{Namespaces, Phase, PodTerm, Progress, Shape};
 
 use super::planned;
 use crate::world::{Answers, World, labels, near, on, pod, replicas, requests};
@@ -172,4 +172,49 @@ fn several_required_relations_ask_for_one_pod_that_meets_them_all() {
     };
     planned(&World::usual().with([wants_both(), db("slow")])).refusal("web");
     assert!(planned(&World::usual().with([wants_both(), db("fast")])).together(&["web", "db"]));
+}
+
+#[test]
+fn nobody_comes_first_by_one_key_where_another_key_has_company() {
+    let world = World::usual();
+    let bare = world.node("n1", "m.small", "a");
+    let mut racked = world.node("n2", "m.large", "a");
+    racked.labels.insert("rack".to_owned(), "r".to_owned());
+    let world = world.with_node(bare).with_node(racked).with([
+        on(
+            "n1",
+            pod("x", |s| {
+                s.labels = labels([("app", "x")]);
+                s.requests = requests(2000, 1);
+            }),
+        ),
+        pod("y", |s| {
+            s.labels = labels([("app", "x")]);
+            s.affinity = vec![near(label::ZONE, "x"), near("rack", "x")];
+        }),
+    ]);
+    planned(&world).refusal("y");
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_keeps_away_whom_it_or_they_exclude() {
+    let world = World::usual();
+    let node = world.node("n1", "m.large", "a");
+    let leaving = |change: fn(&mut Shape)| {
+        let mut leaving = on("n1", pod("leaving", change));
+        leaving.phase = Phase::Bound {
+            node: "n1".to_owned(),
+            progress: Progress::Terminating,
+        };
+        leaving
+    };
+    let app = |shape: &mut Shape| shape.labels = labels([("app", "x")]);
+    let excludes = |shape: &mut Shape| shape.anti_affinity = vec![near(label::HOSTNAME, "x")];
+    for (there, comes) in [
+        (leaving(app), pod("p", excludes)),
+        (leaving(excludes), pod("p", app)),
+    ] {
+        let world = world.clone().with_node(node.clone()).with([there, comes]);
+        assert_eq!(planned(&world).target("p"), Some(&Target::New(0)));
+    }
 }

@@ -2,15 +2,17 @@
 
 use headstart_core::cache::{Basis, Inventory, Item, ItemSize, ItemState, Pin};
 use headstart_core::digest::Sha256;
-use headstart_core::money::{HourlyPrice, Millis};
+use headstart_core::label;
+use headstart_core::money::{HourlyPrice, Millis, Money};
 use headstart_core::node::{Node, NodeState};
 use headstart_core::offer::{Boot, CapacityType};
 use headstart_core::plan::{Plan, Target};
 use headstart_core::pod::{Eviction, Owner};
+use headstart_core::pool::NodePool;
 use headstart_core::reason::Candidate;
 
 use super::planned;
-use crate::world::{Answers, World, gpu_kind, gpus, kind, pod, replicas};
+use crate::world::{Answers, World, gpu_kind, gpus, kind, labels, near, pod, replicas};
 
 const GB: u64 = 1_000_000_000;
 
@@ -281,4 +283,95 @@ fn a_spot_offering_that_is_often_taken_away_loses_where_starting_again_costs_muc
     };
     assert_eq!(choose(394), CapacityType::Spot);
     assert_eq!(choose(200_000), CapacityType::OnDemand);
+}
+
+fn standby(world: &World, name: &str, kind: &str, price: u64) -> Node {
+    let mut node = world.node(name, kind, "a");
+    let second = Millis::from_secs(30);
+    node.state = NodeState::Standby {
+        boot: Boot {
+            agent: second,
+            ready: second,
+            allocatable: second,
+        },
+    };
+    node.price = Some(HourlyPrice(price));
+    node
+}
+
+#[test]
+fn replicas_that_exclude_each_other_from_a_zone_still_use_a_node_that_stands_by() {
+    let world = World::selling([(kind("m.large", 8, 32), 0.40)]);
+    let node = standby(&world, "s", "m.large", 300_000);
+    let world = world.with_node(node).with(replicas("p", 2, |s| {
+        s.labels = labels([("app", "x")]);
+        s.anti_affinity = vec![near(label::ZONE, "x")];
+    }));
+    assert_eq!(planned(&world).nodes.len(), 1);
+}
+
+#[test]
+fn a_node_that_stands_by_and_comes_second_says_what_starting_it_costs() {
+    let world = World::selling([(kind("m.large", 8, 32), 4.0)]);
+    let (cheap, dear) = (
+        standby(&world, "s1", "m.large", 300_000),
+        standby(&world, "s2", "m.large", 900_000),
+    );
+    let world = world
+        .with_node(cheap)
+        .with_node(dear)
+        .with([pod("p", |_| {})]);
+    let plan = planned(&world);
+    let second = plan.placements[0].runner_up.clone();
+    let second = second.expect("another stands by");
+    assert!(second.score.total() > Money(800_000_000), "{second:?}");
+}
+
+#[test]
+fn a_node_of_no_pool_that_runs_goes_before_one_in_flight_of_a_pool_that_does_not_value_time() {
+    let world = World::usual();
+    let mut foreign = world.node("foreign", "m.small", "a");
+    foreign.pool = None;
+    let mut claim = world.node("claim", "m.small", "a");
+    claim.state = NodeState::InFlight {
+        expected: world.snapshot.now + Millis::from_secs(60),
+    };
+    let mut urgent = NodePool::new("urgent");
+    urgent.value_of_time = HourlyPrice::from_usd(50.0).expect("a price");
+    let world = world
+        .with_node(foreign)
+        .with_node(claim)
+        .with([pod("p", |_| {})])
+        .but(|s| s.pools.push(urgent));
+    assert_eq!(
+        planned(&world).target("p"),
+        Some(&Target::Node("foreign".to_owned()))
+    );
+}
+
+#[test]
+fn a_node_in_flight_that_is_slow_but_paid_for_is_not_bought_twice() {
+    // The fast pool's node costs waiting that it values; the slow pool's costs none that it values.
+    let mut world = World::usual();
+    let mut fast = NodePool::new("fast");
+    fast.value_of_time = HourlyPrice::from_usd(100.0).expect("a price");
+    world.snapshot.pools.push(fast);
+    let in_flight = |name: &str, pool: &str, seconds| {
+        let mut node = world.node(name, "m.small", "a");
+        node.pool = Some(pool.to_owned());
+        node.state = NodeState::InFlight {
+            expected: world.snapshot.now + Millis::from_secs(seconds),
+        };
+        node
+    };
+    let (quick, slow) = (
+        in_flight("quick", "fast", 60),
+        in_flight("slow", "default", 300),
+    );
+    let world = world
+        .clone()
+        .with_node(quick)
+        .with_node(slow)
+        .with([pod("p", |_| {})]);
+    assert!(planned(&world).nodes.is_empty());
 }

@@ -3,15 +3,17 @@
 use headstart_core::amount::{CPU, NVIDIA_GPU};
 use headstart_core::label::{self, Operator};
 use headstart_core::money::Millis;
-use headstart_core::offer::{Availability, CapacityType};
+use headstart_core::node::NodeState;
+use headstart_core::offer::{Availability, Boot, CapacityType};
+use headstart_core::plan::Target;
 use headstart_core::pod::{GROUP_ROLE, Group, ObjectKey};
 use headstart_core::pool::{NODES, NodePool, PoolState};
 use headstart_core::reason::{NotServed, Rejection};
 
 use super::planned;
 use crate::world::{
-    Answers, World, gpu_kind, gpus, group, kind, near, on, pod, replicas, requests, taint, term,
-    tolerates,
+    Answers, World, app, gpu_kind, gpus, group, kind, labels, near, on, pod, replicas, requests,
+    taint, term, tolerates,
 };
 
 fn refused_for(world: &World, name: &str) -> Vec<Rejection> {
@@ -342,4 +344,36 @@ fn relations_within_a_group_hold() {
             s.anti_affinity.push(near(label::HOSTNAME, "g"));
         }));
     assert_eq!(planned(&world).nodes.len(), 3);
+}
+
+#[test]
+fn a_pool_buys_and_starts_nodes_only_for_pods_that_its_selector_matches() {
+    let world = World::usual().pool(|pool| pool.serves = app("llm"));
+    let mut stands_by = world.node("standby", "m.small", "a");
+    stands_by.state = NodeState::Standby {
+        boot: Boot::default(),
+    };
+    let world = world.with_node(stands_by).with([
+        pod("llm", |s| {
+            s.labels = labels([("app", "llm")]);
+            s.requests = requests(8000, 1);
+        }),
+        pod("other", |s| s.labels = labels([("app", "other")])),
+    ]);
+    let plan = planned(&world);
+    plan.bought_for("llm");
+    let NotServed::NoCandidate { nodes, offerings } = plan.refusal("other") else {
+        panic!("{plan:#?}")
+    };
+    for tally in nodes.iter().chain(&offerings[0].1) {
+        assert!(matches!(tally.rejection, Rejection::PodSelector { .. }));
+    }
+}
+
+#[test]
+fn on_a_node_that_runs_the_scheduler_places_whom_its_pool_does_not_serve() {
+    let world = World::usual().pool(|pool| pool.serves = app("llm"));
+    let node = world.node("n", "m.small", "a");
+    let plan = planned(&world.with_node(node).with([pod("other", |_| {})]));
+    assert_eq!(plan.target("other"), Some(&Target::Node("n".to_owned())));
 }

@@ -9,7 +9,9 @@ use headstart_core::pod::{Eviction, HostPort, Owner, Pod, Shape};
 use headstart_core::pool::GpuPacking;
 
 use super::planned;
-use crate::world::{Answers, World, gpu_kind, gpus, kind, on, pod, replicas, requests, taint};
+use crate::world::{
+    Answers, World, gpu_kind, gpus, kind, labels, near, on, pod, replicas, requests, taint,
+};
 
 fn port(number: u16) -> HostPort {
     HostPort {
@@ -285,4 +287,113 @@ fn a_pod_of_higher_priority_gets_the_room_there_is() {
     let plan = planned(&world);
     assert!(plan.target("high").is_some());
     plan.refusal("low");
+}
+
+fn daemon_of(namespace: &str, name: &str) -> Pod {
+    let owner = Owner {
+        kind: "DaemonSet".to_owned(),
+        name: name.to_owned(),
+    };
+    pod("d", |s| {
+        s.namespace = namespace.to_owned();
+        s.eviction = Eviction::Daemon;
+        s.owner = Some(owner);
+        s.requests = requests(500, 1);
+    })
+}
+
+#[test]
+fn a_pod_that_needs_no_gpu_leaves_nodes_with_gpus_to_those_that_do() {
+    let world = World::selling([
+        (kind("m.large", 16, 64), 0.4),
+        (gpu_kind("g.1", 8, 32, "L4", 1), 1.0),
+    ]);
+    let (plain, gpu) = (
+        world.node("plain", "m.large", "a"),
+        world.node("gpu", "g.1", "a"),
+    );
+    let world = world
+        .with_node(plain)
+        .with_node(gpu)
+        .with(replicas("p", 8, |_| {}));
+    let plan = planned(&world);
+    for placement in &plan.placements {
+        assert_eq!(placement.target, Target::Node("plain".to_owned()));
+    }
+}
+
+#[test]
+fn a_daemons_own_pod_that_waits_is_not_planned_beside_the_room_kept_for_it() {
+    let world = World::usual();
+    let node = world.node("n", "m.small", "a");
+    let waiting = daemon_of("default", "agent");
+    let world = world
+        .with_node(node)
+        .with([
+            waiting.clone(),
+            pod("p", |s| s.requests = requests(1500, 1)),
+        ])
+        .but(|s| s.daemons.push(waiting.shape));
+    let plan = planned(&world);
+    assert_eq!(plan.target("p"), Some(&Target::Node("n".to_owned())));
+    assert_eq!((plan.placements.len(), plan.unserved.len()), (1, 0));
+}
+
+#[test]
+fn a_daemon_that_is_there_is_not_taken_for_one_of_another_namespace() {
+    let world = World::usual();
+    let node = world.node("n", "m.small", "a");
+    let (x, y) = (daemon_of("x", "agent"), daemon_of("y", "agent"));
+    let shapes = vec![x.shape.clone(), y.shape];
+    let world = world
+        .with_node(node)
+        .with([on("n", x), pod("p", |s| s.requests = requests(1500, 1))])
+        .but(|s| s.daemons = shapes);
+    assert_eq!(planned(&world).target("p"), Some(&Target::New(0)));
+}
+
+#[test]
+fn a_daemon_with_a_host_port_is_counted_when_a_new_resource_is_seen() {
+    let mut agent = daemon_of("default", "agent");
+    agent.shape.host_ports = [HostPort {
+        address: "0.0.0.0".to_owned(),
+        protocol: "TCP".to_owned(),
+        port: 9100,
+    }]
+    .into();
+    let world = World::usual().but(|s| s.daemons.push(agent.shape));
+    let first = pod("p", |s| s.requests = requests(1800, 1));
+    let second = pod("q", |s| s.requests.set("example.com/new", 1));
+    let mut kept = headstart_core::world::World::new(&world.snapshot, &world.policy);
+    kept.set_pod(&first);
+    kept.set_pod(&second);
+    let plan = planned(&world.with([first, second]));
+    assert_eq!(kept.plan(), plan);
+    assert_eq!(plan.types(), ["m.large"]);
+}
+
+#[test]
+fn merging_gpu_nodes_moves_none_to_a_zone_where_others_must_not_follow() {
+    let mut world = World::selling([
+        (kind("m.big", 32, 128), 1.50),
+        (gpu_kind("g.1", 4, 16, "L4", 1), 1.0),
+        (gpu_kind("g.4", 16, 64, "L4", 4), 2.5),
+    ]);
+    world
+        .snapshot
+        .offerings
+        .retain(|o| !(o.instance_type == 1 && o.zone == "a"));
+    let world = world
+        .with((0..4).map(|i| {
+            pod(&format!("q{i}"), |s| {
+                s.requests = gpus(1);
+                s.labels = labels([("app", ["q0", "q1", "q2", "q3"][i])]);
+            })
+        }))
+        .with([pod("follower", |s| {
+            s.requests = requests(30_000, 8);
+            s.affinity = vec![near(label::ZONE, "q3")];
+        })]);
+    let plan = planned(&world);
+    assert_eq!(plan.zone("follower"), plan.zone("q3"));
 }

@@ -1,8 +1,9 @@
 //! Which types are chosen from.
 
 use headstart_core::amount::{CPU, NVIDIA_GPU};
-use headstart_core::label::{self, Operator};
-use headstart_core::offer::{Arch, CapacityType};
+use headstart_core::label::{self, Expression, Operator};
+use headstart_core::money::{HourlyPrice, Millis};
+use headstart_core::offer::{Arch, Availability, CapacityType};
 use headstart_core::pool::PoolRequirement;
 use headstart_core::reason::{NotServed, Rejection};
 
@@ -166,24 +167,40 @@ fn a_pod_that_two_types_could_serve_only_jointly_is_not_served() {
     planned(&world).refusal("p");
 }
 
-/// 20
+/// 20. Otherwise than in Karpenter, which never buys it: on-demand may be sold out, or not allowed.
 #[test]
-fn spot_that_costs_no_less_than_on_demand_is_no_offer() {
-    let mut world = World::usual();
-    world.offer("m.small", "c", CapacityType::Spot, 0.10);
-    let spot = pod("p", |s| {
-        s.wants.capacity_types.insert(CapacityType::Spot);
-    });
-    let plan = planned(&world.with([spot]));
-    let NotServed::NoCandidate { offerings, .. } = plan.refusal("p") else {
-        panic!()
+fn spot_that_costs_no_less_than_on_demand_is_bought_only_where_on_demand_cannot_be() {
+    let mut world = World::selling([(kind("m.small", 2, 8), 0.10)]);
+    world.offer("m.small", "a", CapacityType::Spot, 0.10);
+    let bought = |world: &World| {
+        let plan = planned(world);
+        plan.bought_for("p").offering.capacity_type
     };
-    assert!(
-        offerings[0]
-            .1
-            .iter()
-            .any(|tally| matches!(tally.rejection, Rejection::SpotWithoutDiscount { .. }))
-    );
+    let either = world.clone().with([pod("p", |_| {})]);
+    assert_eq!(bought(&either), CapacityType::OnDemand);
+    let spot = world.clone().with([pod("p", |s| {
+        s.wants.capacity_types.insert(CapacityType::Spot);
+    })]);
+    assert_eq!(bought(&spot), CapacityType::Spot);
+    let sold_out = either.clone().but(|s| {
+        for offering in &mut s.offerings {
+            if offering.capacity_type == CapacityType::OnDemand {
+                offering.availability = Availability::Until {
+                    until: s.now + Millis::from_secs(60),
+                    why: "InsufficientInstanceCapacity".to_owned(),
+                };
+            }
+        }
+    });
+    assert_eq!(bought(&sold_out), CapacityType::Spot);
+    let dearer = either.but(|s| s.offerings[0].price = HourlyPrice(160_000));
+    let in_a = dearer.pool(|pool| {
+        pool.requirements.push(PoolRequirement {
+            expression: Expression::equals(label::ZONE, "a"),
+            min_values: None,
+        });
+    });
+    assert_eq!(bought(&in_a), CapacityType::Spot);
 }
 
 /// 21

@@ -222,3 +222,21 @@ fn spreads_over_several_keys_all_hold() {
     let plan = planned(&world);
     assert_eq!((plan.nodes.len(), per_zone(&plan)), (4, vec![2, 2]));
 }
+
+#[test]
+fn a_spread_over_hosts_counts_those_that_are_there_where_none_can_be_bought() {
+    let world = World::usual();
+    let (a, b) = (
+        world.node("n1", "m.large", "a"),
+        world.node("n2", "m.large", "b"),
+    );
+    let world = world
+        .with_node(a)
+        .with_node(b)
+        .with(replicas("p", 4, |s| {
+            s.labels = labels([("app", "x")]);
+            s.spread = vec![spread(label::HOSTNAME, 1, "x")];
+        }))
+        .but(|s| s.offerings.clear());
+    assert_eq!(planned(&world).placements.len(), 4);
+}

@@ -33,7 +33,7 @@ fn same_condition(a: &Rejection, b: &Rejection) -> bool {
         | (R::SpotWithoutDiscount { .. }, R::SpotWithoutDiscount { .. })
         | (R::Leaving, R::Leaving)
         | (R::Dedicated, R::Dedicated)
-        | (R::Special, R::Special) => true,
+        | (R::PodSelector { .. }, R::PodSelector { .. }) => true,
         (R::PoolLimit { resource: a, .. }, R::PoolLimit { resource: b, .. })
         | (R::Resource { resource: a, .. }, R::Resource { resource: b, .. }) => a == b,
         (R::Unavailable { why: a, .. }, R::Unavailable { why: b, .. }) => a == b,

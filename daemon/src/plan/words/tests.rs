@@ -144,7 +144,9 @@ fn rejections() -> Vec<Rejection> {
         },
         Rejection::Leaving,
         Rejection::Dedicated,
-        Rejection::Special,
+        Rejection::PodSelector {
+            pool: "inference".to_owned(),
+        },
         Rejection::MinValues {
             key: "zone".to_owned(),
             wanted: 3,
@@ -195,7 +197,7 @@ fn every_rejection_is_a_sentence_with_its_numbers() {
         AntiAffinity: a pod that anti-affinity keeps apart is in that zone
         Leaving: takes no pods: cordoned, being deleted or not Ready
         Dedicated: one of the two pods needs the node for itself
-        Special: special hardware, and a plain type would do
+        PodSelector: the pool inference serves other pods
         MinValues: the pool asks for 3 different values of zone, 1 would be left
         GroupDomain: members of its group run in another zone
     "#]].assert_eq(&said);

@@ -1,39 +1,39 @@
-//! What the command line asks for, understood: references, hosts, secrets, limits.
-//!
-//! A mistyped reference fails alone, as an item; anything else that is wrong fails the command
-//! before anything begins.
+//! Where bytes come from and where they go, as the command line says it, understood: hosts,
+//! secrets, the runtime. What is wrong fails the command before anything begins.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use headstart_core::model::ModelRef;
-use headstart_hub::endpoint::Token;
-use headstart_registry::{HostsDir, ImageRef, Keychain, Platform};
+use headstart_containerd::Depth;
+use headstart_hub::endpoint::{Patience, Token};
+use headstart_registry::{HostsDir, Keychain, Platform};
 use headstart_transfer::net::{HostPolicy, HostPort};
 use url::Url;
 
-use super::ItemError;
-use crate::cli::{WarmArgs, XetWhen};
+use crate::cli::{ReachArgs, XetWhen};
 
-/// The command line, understood.
-pub(super) struct Wanted {
-    pub(super) images: Vec<(String, Result<ImageRef, ItemError>)>,
-    pub(super) models: Vec<(String, Result<ModelRef, ItemError>)>,
-    pub(super) endpoint: Url,
-    pub(super) token: Option<Token>,
-    pub(super) keychain: Keychain,
-    pub(super) hosts: HostsDir,
-    pub(super) platform: Platform,
-    pub(super) policy: HostPolicy,
-    pub(super) trusted_realms: Vec<HostPort>,
+/// Where bytes come from and go, understood.
+pub(crate) struct Reach {
+    pub(crate) endpoint: Url,
+    pub(crate) token: Option<Token>,
+    pub(crate) patience: Patience,
+    pub(crate) keychain: Keychain,
+    pub(crate) hosts: HostsDir,
+    pub(crate) platform: Platform,
+    pub(crate) policy: HostPolicy,
+    pub(crate) trusted_realms: Vec<HostPort>,
+    pub(crate) containerd: Option<PathBuf>,
+    pub(crate) depth: Option<Depth>,
+    pub(crate) adopt: Vec<PathBuf>,
+    pub(crate) xet: XetWhen,
 }
 
-impl Wanted {
+impl Reach {
     /// Reads the command line and the files it names.
     ///
     /// # Errors
     /// One line that names the flag, what was found and what was expected.
-    pub(super) fn read(args: &WarmArgs) -> Result<Self, String> {
+    pub(crate) fn read(args: &ReachArgs) -> Result<Self, String> {
         if !headstart_hub::xet::IS_BUILT && args.xet == XetWhen::Always {
             return Err(
                 "--xet always: this build has no Xet client, build it with `--features xet`".into(),
@@ -47,10 +47,9 @@ impl Wanted {
             keychain.extend(opened.map_err(|error| format!("--registry-config: {error}"))?);
         }
         Ok(Self {
-            images: items(&args.images),
-            models: items(&args.models),
             endpoint: endpoint(&args.endpoint, &mut policy)?,
             token: args.token_file.as_deref().map(token).transpose()?,
+            patience: patience(args),
             keychain,
             hosts,
             platform: match &args.platform {
@@ -66,25 +65,23 @@ impl Wanted {
                 .iter()
                 .map(|text| host("--trust-realm", text))
                 .collect::<Result<_, _>>()?,
+            containerd: args.containerd.clone(),
+            depth: args.depth(),
+            adopt: args.adopt.clone(),
+            xet: args.xet,
         })
     }
 }
 
-/// Each reference once, read.
-fn items<T>(texts: &[String]) -> Vec<(String, Result<T, ItemError>)>
-where
-    T: std::str::FromStr,
-    T::Err: std::error::Error,
-{
-    let mut seen = BTreeSet::new();
-    let once = texts.iter().filter(|text| seen.insert(text.as_str()));
-    let read = |text: &String| {
-        let item = text
-            .parse::<T>()
-            .map_err(|error| ItemError::lasting(&error));
-        (text.clone(), item)
-    };
-    once.map(read).collect()
+/// What the Hub may make us wait: its own measure, unless less was asked for.
+fn patience(args: &ReachArgs) -> Patience {
+    let default = Patience::default();
+    let most = Duration::from_secs(args.patience);
+    Patience {
+        trouble: default.trouble.min(most),
+        told: default.told.min(most.max(Duration::from_secs(1))),
+        ..default
+    }
 }
 
 fn host(flag: &str, text: &str) -> Result<HostPort, String> {
@@ -92,7 +89,7 @@ fn host(flag: &str, text: &str) -> Result<HostPort, String> {
     host.ok_or_else(|| format!("{flag} {text:?}: expected HOST or HOST:PORT"))
 }
 
-fn policy(args: &WarmArgs) -> Result<HostPolicy, String> {
+fn policy(args: &ReachArgs) -> Result<HostPolicy, String> {
     let mut policy = HostPolicy::default();
     for text in &args.allow_private {
         policy.private_hosts.insert(host("--allow-private", text)?);

@@ -10,9 +10,8 @@ use headstart_containerd::{BlobWriter, Depth, Error, Runtime, Session};
 use tokio::runtime::Handle;
 
 use super::layer::Layers;
-use crate::report::chain;
+use crate::items::{Again, ItemError};
 use crate::runtime::{place, spec};
-use crate::warm::ItemError;
 
 /// Blobs written at the same time; containerd hashes each in one thread.
 const AT_ONCE: usize = 4;
@@ -23,7 +22,7 @@ pub(super) async fn store(
     runtime: &Runtime,
     hold: Duration,
 ) -> Result<String, ItemError> {
-    let spec = Arc::new(spec(layers.resolved));
+    let spec = Arc::new(spec(layers.resolved, None));
     let session = runtime.begin(spec, Depth::Content, hold).await?;
     // The same layer may be there twice; its blob is one.
     let mut seen = std::collections::BTreeSet::new();
@@ -56,10 +55,10 @@ async fn store_one(layers: &Layers<'_>, session: &Session, layer: usize) -> Resu
         .job
         .objects
         .engine
-        .stream(&blob, writer, layers.tally.transfer());
+        .stream(&blob, writer, layers.ticket.tally.transfer());
     let fetched = fetched.await.map_err(|error| ItemError {
-        said: chain(&error),
-        transient: error.is_transient(),
+        said: crate::report::chain(&error),
+        again: Again::of(error.is_transient(), error.asked_wait()),
     });
     Ok(fetched?.writer.commit().await?)
 }
@@ -83,9 +82,7 @@ impl Write for InOrder {
 
 impl From<Error> for ItemError {
     fn from(error: Error) -> Self {
-        Self {
-            said: chain(&error),
-            transient: error.is_transient(),
-        }
+        let again = Again::of(error.is_transient(), None);
+        Self::new(&error, again)
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -14,7 +15,7 @@ use headstart_core::digest::Expected;
 use headstart_transfer::FetchError;
 pub(crate) use headstart_transfer::blocking;
 use headstart_transfer::engine::{Engine, Progress};
-use headstart_transfer::source::Blob;
+use headstart_transfer::source::{Blob, SourceKind};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::housekeeping::hash;
@@ -40,6 +41,9 @@ pub(crate) struct Sums {
     pub(crate) resumed: u64,
     pub(crate) network_wait: u64,
     pub(crate) disk_wait: u64,
+    pub(crate) mismatches: u64,
+    /// Of `landed`, in the order of [`SourceKind::ALL`].
+    pub(crate) by_kind: [u64; SourceKind::ALL.len()],
 }
 
 impl Tally {
@@ -63,6 +67,10 @@ impl Tally {
             sums.resumed += progress.resumed.load(Ordering::Relaxed);
             sums.network_wait += progress.network_wait.load(Ordering::Relaxed);
             sums.disk_wait += progress.disk_wait.load(Ordering::Relaxed);
+            sums.mismatches += progress.mismatches.load(Ordering::Relaxed);
+            for (sum, of_kind) in sums.by_kind.iter_mut().zip(&progress.by_kind) {
+                *sum += of_kind.load(Ordering::Relaxed);
+            }
         }
         sums
     }
@@ -85,6 +93,14 @@ impl ObjectError {
         match self {
             Self::Fetch(error) => error.is_transient(),
             Self::Store(_) => false,
+        }
+    }
+
+    /// How long whoever has it asks to wait.
+    pub(crate) fn asked_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Fetch(error) => error.asked_wait(),
+            Self::Store(_) => None,
         }
     }
 }
@@ -137,7 +153,7 @@ impl Objects {
 
     /// Makes every one of `blobs` an object. All are tried; the errors come back.
     pub(crate) async fn ensure(&self, mut blobs: Vec<Blob>, tally: &Tally) -> Vec<ObjectError> {
-        blobs.sort_by_key(|blob| (blob.priority, u64::MAX - blob.size));
+        blobs.sort_by_key(|blob| u64::MAX - blob.size);
         let ensured = stream::iter(blobs)
             .map(|blob| async move { self.ensure_one(&blob, tally).await.err() })
             .buffer_unordered(OPEN_FILES);

@@ -20,13 +20,12 @@ use headstart_registry::{ImageRef, Platform, Registries, ResolveError, Resolved,
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 
 use self::layer::Layers;
-use super::objects::Tally;
-use super::{ItemError, Job, Warmed};
-use crate::report::{Event, chain};
+use super::{Again, ItemError, Job, Ticket, Warmed};
+use crate::report::Event;
 use crate::runtime::{
     DirectoryLanding, Landing, LandingError, SnapshotLanding, require_room, spec, tell_only,
 };
-use crate::store::Reservation;
+use crate::store::{Reservation, Store};
 
 mod content;
 mod layer;
@@ -39,7 +38,7 @@ const UNPACKED_RATIO: u64 = 3;
 /// pulls as always.
 const HOLD: Duration = Duration::from_secs(3600);
 
-/// What warming an image needs besides the job.
+/// What warming images needs.
 pub(crate) struct Images {
     pub(crate) registries: Registries,
     pub(crate) platform: Platform,
@@ -143,22 +142,19 @@ impl RuntimeAt {
 /// Makes `image` ready.
 pub(crate) async fn warm(
     job: &Job,
-    images: &Images,
-    item: &str,
+    ticket: &Ticket,
     image: &ImageRef,
-    tally: &Tally,
-    total: &AtomicU64,
+    name: Option<&ImageRef>,
 ) -> Result<Warmed, ItemError> {
+    let images = &job.images;
     let resolved = images.registries.resolve(image, &images.platform).await?;
-    total.store(resolved.layer_bytes(), Ordering::Relaxed);
+    let layer_bytes = resolved.layer_bytes();
+    ticket.total.store(layer_bytes, Ordering::Relaxed);
     let layers = Layers {
         job,
-        item,
-        registries: &images.registries,
-        unpackers: &images.unpackers,
+        ticket,
         resolved: &resolved,
-        tally,
-        unpack_wait: Arc::default(),
+        name,
     };
     let place = match &images.runtime {
         Some(at) => {
@@ -172,7 +168,7 @@ pub(crate) async fn warm(
     Ok(Warmed {
         pinned: resolved.pinned().to_string(),
         place,
-        unpack_wait: layers.unpack_wait.load(Ordering::Relaxed),
+        model: None,
     })
 }
 
@@ -189,13 +185,13 @@ impl Images {
             // An image record would let any pod of the node use it.
             Secret::NeededFor { .. } => Depth::Layers,
         });
-        let hold = layers.job.pin.unwrap_or(match depth {
+        let hold = layers.ticket.pin.unwrap_or(match depth {
             Depth::Present => Duration::ZERO,
             Depth::Layers | Depth::Content => HOLD,
         });
         match (&detected.verdict, depth) {
             (containerd::Verdict::Fast { staging }, Depth::Present | Depth::Layers) => {
-                let spec = spec(layers.resolved);
+                let spec = spec(layers.resolved, layers.name);
                 let landing = SnapshotLanding::begin(runtime, spec, depth, hold).await?;
                 let lacking = layers.announce(&landing.missing());
                 let room = at.promise(layers.job, staging, unpacked(lacking)).await;
@@ -205,14 +201,14 @@ impl Images {
                 tracing::info!(%why, "the runtime pulls the image itself");
                 let every: Vec<usize> = (0..layers.resolved.layers.len()).collect();
                 layers.announce(&every);
-                let name = layers.resolved.image.to_string();
+                let name = layers.name.unwrap_or(&layers.resolved.image).to_string();
                 let id = runtime.pull(&name, self.login(layers.resolved)).await?;
                 if id != layers.resolved.config.descriptor.digest.prefixed() {
                     return Err(ItemError {
                         said: format!(
                             "{name} was moved while it was pulled, the runtime has {id}: run the same command again"
                         ),
-                        transient: true,
+                        again: Again::Soon,
                     });
                 }
                 Ok(format!(
@@ -226,6 +222,36 @@ impl Images {
                 content::store(&layers, runtime, hold).await
             }
         }
+    }
+
+    /// Whether an image that was made ready still is; a pin or hold on it is renewed.
+    pub(crate) async fn are_there(
+        &self,
+        store: &Arc<Store>,
+        image: &ImageRef,
+        pin: Option<Duration>,
+    ) -> bool {
+        let Some(digest) = image.digest() else {
+            return false;
+        };
+        let Some(at) = &self.runtime else {
+            let (store, name) = (store.clone(), image.to_string());
+            let images = super::blocking(move || store.images()).await;
+            return images.is_ok_and(|images| images.iter().any(|image| image.note.name == name));
+        };
+        let asked = async {
+            let runtime = at.connected().await?;
+            let is_listed = runtime.status(&image.to_string()).await?.is_some();
+            // Layers without a record are held by a lease, which ends.
+            let is_held = match (is_listed, pin) {
+                (true, None) => true,
+                (true, Some(pin)) => runtime.renew(&digest, pin).await.map(|_| true)?,
+                (false, pin) => runtime.renew(&digest, pin.unwrap_or(HOLD)).await?,
+            };
+            Ok::<_, containerd::Error>(is_held)
+        };
+        // A runtime that does not answer has lost nothing.
+        asked.await.unwrap_or(true)
     }
 
     fn login(&self, resolved: &Resolved) -> Option<containerd::Auth> {
@@ -258,7 +284,7 @@ async fn land_in_directory(layers: Layers<'_>) -> Result<String, ItemError> {
             DirectoryLanding::place(&store, &digest)
         }
     };
-    let pin = layers.job.pin;
+    let pin = layers.ticket.pin;
     super::blocking(move || store.note_use(&id, pin)).await?;
     Ok(place)
 }
@@ -277,7 +303,7 @@ async fn land<Room>(
     match landed {
         Ok(()) => Ok(landing.finish().await?),
         // What has landed serves the next try.
-        Err(error) if error.transient => Err(error),
+        Err(error) if error.is_transient() => Err(error),
         Err(error) => {
             landing.leave().await;
             Err(error)
@@ -304,7 +330,7 @@ async fn land_layers(layers: &Layers<'_>, landing: &mut dyn Landing) -> Result<(
             .map(|(layer, staged, style)| async move {
                 (layer, layers.bring(layer, staged, style).await)
             })
-            .buffer_unordered(layers.unpackers.of_an_image);
+            .buffer_unordered(layers.job.images.unpackers.of_an_image);
     // Beside landing, so that nothing waits to be fetched while a layer reaches the disk.
     let bringing = async {
         while let Some(brought) = arriving.next().await {
@@ -345,9 +371,9 @@ impl Layers<'_> {
             .map(|&layer| self.resolved.layers[layer].descriptor.size);
         let lacking = sizes.fold(0, u64::saturating_add);
         let had = total.saturating_sub(lacking);
-        self.tally.had.fetch_add(had, Ordering::Relaxed);
-        self.job.report.tell(Event::Resolved {
-            item: self.item.to_owned(),
+        self.ticket.tally.had.fetch_add(had, Ordering::Relaxed);
+        self.ticket.report.tell(Event::Resolved {
+            item: self.ticket.item.clone(),
             pinned: self.resolved.pinned().to_string(),
             total_bytes: total,
             missing_bytes: lacking.min(total),
@@ -358,18 +384,14 @@ impl Layers<'_> {
 
 impl From<ResolveError> for ItemError {
     fn from(error: ResolveError) -> Self {
-        Self {
-            said: chain(&error),
-            transient: error.is_transient(),
-        }
+        let again = Again::of(error.is_transient(), error.asked_wait());
+        Self::new(&error, again)
     }
 }
 
 impl From<LandingError> for ItemError {
     fn from(error: LandingError) -> Self {
-        Self {
-            said: chain(&error),
-            transient: error.is_transient(),
-        }
+        let again = Again::of(error.is_transient(), None);
+        Self::new(&error, again)
     }
 }

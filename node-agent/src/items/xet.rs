@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 use headstart_hub::endpoint::Hub;
 use headstart_hub::plan::{ModelPlan, PlannedFile};
 use headstart_hub::xet::{Fetched, Xet, XetLimits};
+use headstart_transfer::engine::Progress;
+use headstart_transfer::source::SourceKind;
 
-use super::Job;
-use super::objects::{Tally, blocking};
+use super::objects::blocking;
+use super::{Job, Ticket};
 use crate::cli::{Own, XetWhen};
 use crate::report::chain;
 use crate::store::{Sealed, StoreError, is_sealed};
@@ -22,13 +24,12 @@ pub(super) async fn fetch(
     job: &Job,
     hub: &Hub,
     plan: &ModelPlan,
-    when: XetWhen,
-    tally: &Tally,
+    ticket: &Ticket,
 ) -> Result<(), StoreError> {
     let wanted: Vec<&PlannedFile> = plan
         .files
         .iter()
-        .filter(|file| is_wanted(when, file))
+        .filter(|file| is_wanted(job.xet, file))
         .collect();
     if wanted.is_empty() {
         return Ok(());
@@ -40,19 +41,25 @@ pub(super) async fn fetch(
         if is_there(job, file).await? {
             continue;
         }
-        let progress = tally.transfer();
+        let progress = ticket.tally.transfer();
         let told = progress.clone();
-        let tell = move |bytes| told.landed.store(bytes, Ordering::Relaxed);
+        let tell = move |bytes| count(&told, bytes);
         match xet.fetch(hub, plan, file, tell).await {
             Ok(fetched) => publish(job, file, fetched).await?,
             Err(error) => {
                 // Its bytes are gone; the engine counts its own.
-                progress.landed.store(0, Ordering::Relaxed);
+                count(&progress, 0);
                 tracing::warn!(reason = %chain(&error), "fetched in plain HTTP instead");
             }
         }
     }
     Ok(())
+}
+
+/// Sets what a file has come to; Xet storage is the Hub's.
+fn count(progress: &Progress, bytes: u64) {
+    progress.landed.store(bytes, Ordering::Relaxed);
+    progress.by_kind[SourceKind::Hub as usize].store(bytes, Ordering::Relaxed);
 }
 
 fn is_wanted(when: XetWhen, file: &PlannedFile) -> bool {

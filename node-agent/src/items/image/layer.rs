@@ -4,21 +4,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use headstart_core::digest::Expected;
-use headstart_registry::{Layer, Registries, Resolved};
+use headstart_registry::{ImageRef, Layer, Resolved};
 use headstart_transfer::FetchError;
 use headstart_transfer::source::Blob;
 use headstart_unpack::{Child, Limits, Request, Style, UnpackError, Unpacked};
 
-use super::Unpackers;
 use crate::cli::Own;
-use crate::warm::objects::Tally;
-use crate::warm::{ItemError, Job, blocking};
-
-/// Images are wanted before models: a container is created before it reads weights.
-const PRIORITY: u8 = 0;
+use crate::items::{Again, ItemError, Job, Ticket, blocking};
 
 /// Tries of one layer: a process that died of its own may be a full memory, once.
 const TRIES: usize = 2;
@@ -27,14 +22,10 @@ const TRIES: usize = 2;
 #[derive(Clone)]
 pub(crate) struct Layers<'a> {
     pub(crate) job: &'a Job,
-    /// As asked for.
-    pub(crate) item: &'a str,
-    pub(crate) registries: &'a Registries,
-    pub(crate) unpackers: &'a Unpackers,
+    pub(crate) ticket: &'a Ticket,
     pub(crate) resolved: &'a Resolved,
-    pub(crate) tally: &'a Tally,
-    /// Microseconds that fetching waited for unpacking.
-    pub(crate) unpack_wait: Arc<AtomicU64>,
+    /// What it is also to be called.
+    pub(crate) name: Option<&'a ImageRef>,
 }
 
 /// Why a layer was not unpacked.
@@ -53,6 +44,13 @@ enum LayerError {
 impl LayerError {
     fn is_transient(&self) -> bool {
         matches!(self, Self::Fetch(error) if error.is_transient())
+    }
+
+    fn asked_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Fetch(error) => error.asked_wait(),
+            _ => None,
+        }
     }
 
     /// Whether a second try could end otherwise.
@@ -76,7 +74,7 @@ impl Layers<'_> {
         style: Style,
     ) -> Result<Unpacked, ItemError> {
         let layer = &self.resolved.layers[layer];
-        let turn = self.unpackers.all.acquire().await;
+        let turn = self.job.images.unpackers.all.acquire().await;
         let _turn = turn.expect("it is never closed");
         let mut tries = 1;
         loop {
@@ -94,10 +92,8 @@ impl Layers<'_> {
                     })?;
                 }
                 Err(error) => {
-                    return Err(ItemError {
-                        said: crate::report::chain(&error),
-                        transient: error.is_transient(),
-                    });
+                    let again = Again::of(error.is_transient(), error.asked_wait());
+                    return Err(ItemError::new(&error, again));
                 }
                 Ok(unpacked) => return Ok(unpacked),
             }
@@ -110,8 +106,8 @@ impl Layers<'_> {
             name: format!("layer {} of {}", layer.index, self.resolved.image),
             size: layer.descriptor.size,
             expected: Expected::Sha256(layer.descriptor.digest),
-            priority: PRIORITY,
-            sources: self.registries.sources(self.resolved, layer),
+            priority: self.ticket.priority.clone(),
+            sources: self.job.images.registries.sources(self.resolved, layer),
         }
     }
 
@@ -140,13 +136,13 @@ impl Layers<'_> {
             .expect("the input of a new process is there");
         let input = Waited {
             input,
-            waited: self.unpack_wait.clone(),
+            waited: self.ticket.unpack_wait.clone(),
         };
         let fetched = self
             .job
             .objects
             .engine
-            .stream(&blob, input, self.tally.transfer())
+            .stream(&blob, input, self.ticket.tally.transfer())
             .await;
         let unpack = |source| LayerError::Unpack {
             layer: blob.name.clone(),

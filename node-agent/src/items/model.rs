@@ -5,23 +5,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use headstart_core::model::ModelRef;
 use headstart_hub::endpoint::Hub;
 use headstart_hub::layout::{Published, Tree};
-use headstart_hub::plan::ModelPlan;
-use headstart_hub::resolve::ResolveError;
+use headstart_hub::plan::{ModelPlan, PlannedFile};
+use headstart_hub::resolve::{Audience, ResolveError};
 use headstart_transfer::source::Blob;
 use serde::{Deserialize, Serialize};
 
-use super::objects::{ObjectError, Tally, blocking};
-use super::{ItemError, Job, Warmed};
+use super::objects::{ObjectError, blocking};
+use super::{Again, ItemError, Job, Ticket, Warmed};
 use crate::report::{Event, chain};
 use crate::store::{Plan, PlanFile, Store, StoreError};
-
-/// Models are wanted after images: a container is created before it reads weights.
-const PRIORITY: u8 = 1;
 
 /// What the store keeps with a plan: how it was asked for, and the whole of it.
 #[derive(Serialize, Deserialize)]
@@ -29,66 +26,73 @@ pub(crate) struct Detail {
     /// The reference, in its canonical form.
     asked: String,
     plan: ModelPlan,
+    /// Who may read it, as the Hub said when it was resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    audience: Option<Audience>,
 }
 
-/// Makes `model` ready.
-pub(crate) async fn warm(
+/// What a model is.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) plan: ModelPlan,
+    /// Who may read it, if the Hub has said.
+    pub(crate) audience: Option<Audience>,
+}
+
+/// Makes `model`, which is `known` to be that, ready.
+pub(crate) async fn bring(
     job: &Job,
     hub: &Hub,
-    item: &str,
+    ticket: &Ticket,
     model: &ModelRef,
-    tally: &Tally,
-    total: &AtomicU64,
+    known: Known,
 ) -> Result<Warmed, ItemError> {
     let store = &job.objects.store;
-    let plan = resolve(job, hub, model).await?;
-    let blobs: Vec<Blob> = plan
-        .files
-        .iter()
-        .map(|file| blob(hub, &plan, file))
-        .collect();
-    total.store(plan.bytes(), Ordering::Relaxed);
+    let plan = &known.plan;
+    let files = plan.files.iter();
+    let blobs: Vec<Blob> = files.map(|file| blob(hub, plan, file, ticket)).collect();
+    ticket.total.store(plan.bytes(), Ordering::Relaxed);
     // What is noted first can be found, and removed, whatever happens next.
-    let noted = note(model, &plan);
+    let noted = note(model, &known);
     // Its own need for room must not take what it already has.
-    let _held = store.hold(&noted.id);
+    let held = store.hold(&noted.id);
     on_store(store, {
         let noted = noted.clone();
         move |store| store.note_plan(&noted)
     })
     .await?;
     let (missing, reservation) = job.objects.reserve(&blobs).await?;
-    job.report.tell(Event::Resolved {
-        item: item.to_owned(),
-        pinned: pinned(&plan),
+    ticket.report.tell(Event::Resolved {
+        item: ticket.item.clone(),
+        pinned: pinned(plan),
         total_bytes: plan.bytes(),
         missing_bytes: missing,
     });
     if !job.adopt.is_empty() {
-        let adopted = super::adopt::adopt(&job.objects, &plan, &job.adopt).await?;
+        let adopted = super::adopt::adopt(&job.objects, plan, &job.adopt).await?;
         tracing::info!(bytes = adopted, "files adopted from other caches");
     }
-    super::xet::fetch(job, hub, &plan, job.xet, tally).await?;
-    let errors = job.objects.ensure(blobs, tally).await;
+    super::xet::fetch(job, hub, plan, ticket).await?;
+    let errors = job.objects.ensure(blobs, &ticket.tally).await;
     drop(reservation);
     if !errors.is_empty() {
         return Err(summed_up(&errors));
     }
-    let tree = publish(store, &plan, &noted.id).await?;
+    let tree = publish(store, plan, &noted.id).await?;
     on_store(store, {
-        let pin = job.pin;
+        let pin = ticket.pin;
         move |store| store.note_use(&noted.id, pin)
     })
     .await?;
     Ok(Warmed {
-        pinned: pinned(&plan),
+        pinned: pinned(plan),
         place: format!("HF_HUB_CACHE={}", tree.display()),
-        unpack_wait: 0,
+        model: Some((known.plan, held)),
     })
 }
 
-/// The stored plan that `model` last led to.
-pub(crate) fn known(store: &Store, model: &ModelRef) -> Result<Option<ModelPlan>, StoreError> {
+/// What the store knows of `model`: the plan that it last led to.
+pub(crate) fn known(store: &Store, model: &ModelRef) -> Result<Option<Known>, StoreError> {
     let asked = model.to_string();
     let mut items = store.inventory()?.items;
     items.sort_by_key(|item| std::cmp::Reverse(item.uses.last_use));
@@ -98,44 +102,54 @@ pub(crate) fn known(store: &Store, model: &ModelRef) -> Result<Option<ModelPlan>
     let mut plans = details
         .filter(|detail| detail.asked == asked)
         // A plan that was tampered with or is of an older form is resolved again.
-        .filter_map(|detail| ModelPlan::from_json(&detail.plan.to_json()).ok());
+        .filter_map(|detail| {
+            let plan = ModelPlan::from_json(&detail.plan.to_json()).ok()?;
+            let audience = detail.audience;
+            Some(Known { plan, audience })
+        });
     Ok(plans.next())
 }
 
-async fn resolve(job: &Job, hub: &Hub, model: &ModelRef) -> Result<ModelPlan, ItemError> {
+/// What `model` is: a commit that was resolved before is not asked for again.
+pub(crate) async fn resolve(job: &Job, hub: &Hub, model: &ModelRef) -> Result<Known, ItemError> {
     let known = on_store(&job.objects.store, {
         let model = model.clone();
         move |store| known(store, &model)
     })
     .await?;
     match known {
-        Some(plan) if model.revision.commit().is_some() => Ok(plan),
+        Some(known) if model.revision.commit().is_some() => Ok(known),
         known => match (hub.resolve(&job.http, model).await, known) {
-            (Ok(resolution), _) => Ok(resolution.plan),
-            (Err(error), Some(plan)) if error.is_transient() => {
-                let (commit, reason) = (plan.commit.to_string(), chain(&error));
+            (Ok(resolution), _) => Ok(Known {
+                plan: resolution.plan,
+                audience: Some(resolution.audience),
+            }),
+            (Err(error), Some(known)) if error.is_transient() => {
+                let (commit, reason) = (known.plan.commit.to_string(), chain(&error));
                 tracing::warn!(%model, %commit, %reason, "hub did not answer, last known commit used");
-                Ok(plan)
+                Ok(known)
             }
             (Err(error), _) => Err(error.into()),
         },
     }
 }
 
-fn blob(hub: &Hub, plan: &ModelPlan, file: &headstart_hub::plan::PlannedFile) -> Blob {
+fn blob(hub: &Hub, plan: &ModelPlan, file: &PlannedFile, ticket: &Ticket) -> Blob {
     Blob {
         name: format!("{}/{}", plan.repo, file.path),
         size: file.size,
         expected: file.expected,
-        priority: PRIORITY,
+        priority: ticket.priority.clone(),
         sources: vec![hub.source(plan, file)],
     }
 }
 
-fn note(model: &ModelRef, plan: &ModelPlan) -> Plan {
+fn note(model: &ModelRef, known: &Known) -> Plan {
+    let plan = &known.plan;
     let detail = Detail {
         asked: model.to_string(),
         plan: plan.clone(),
+        audience: known.audience,
     };
     Plan {
         id: plan.id().to_string(),
@@ -164,7 +178,7 @@ async fn publish(store: &Arc<Store>, plan: &ModelPlan, id: &str) -> Result<PathB
             // Every object was there a moment ago.
             Published::Partial { missing } => Err(ItemError {
                 said: format!("{} was removed while the model was made ready", missing[0]),
-                transient: true,
+                again: Again::Soon,
             }),
         }
     })
@@ -185,7 +199,11 @@ fn summed_up(errors: &[ObjectError]) -> ItemError {
     if errors.len() > 1 {
         said += &format!(" (and {} more files)", errors.len() - 1);
     }
-    ItemError { said, transient }
+    let wait = errors.iter().filter_map(ObjectError::asked_wait).max();
+    ItemError {
+        said,
+        again: Again::of(transient, wait),
+    }
 }
 
 /// Runs `work` on the store where it may block.
@@ -199,9 +217,7 @@ async fn on_store<T: Send + 'static>(
 
 impl From<ResolveError> for ItemError {
     fn from(error: ResolveError) -> Self {
-        Self {
-            said: chain(&error),
-            transient: error.is_transient(),
-        }
+        let again = Again::of(error.is_transient(), error.asked_wait());
+        Self::new(&error, again)
     }
 }
