@@ -253,6 +253,13 @@ impl Metrics {
                     .get_or_create(&Moved { kind, exposure });
                 bytes.inc_by(0);
             }
+            drop(metrics.prefetch_duration.get_or_create(&Kind { kind }));
+            for source in Source::ALL.iter().copied() {
+                let fetched = metrics
+                    .prefetch_bytes
+                    .get_or_create(&Fetch { kind, source });
+                fetched.inc_by(0);
+            }
             for result in Found::ALL.iter().copied() {
                 let requests = metrics
                     .cache_requests
@@ -409,6 +416,26 @@ impl Metrics {
             self.decisions
                 .get_or_create(&Decided { decision, reason })
                 .set(count);
+        }
+    }
+
+    /// Nodes come from this provider: what it gives and refuses begins at nothing.
+    pub(crate) fn buys_from(&self, provider: &'static str) {
+        for capacity in [
+            CapacityType::OnDemand,
+            CapacityType::Reserved,
+            CapacityType::Spot,
+        ] {
+            let capacity_type = Capacity(Some(capacity));
+            let created = Created {
+                provider,
+                capacity_type,
+            };
+            self.created.get_or_create(&created).inc_by(0);
+        }
+        for reason in Reason::REFUSALS {
+            let refused = Refused { provider, reason };
+            self.refused.get_or_create(&refused).inc_by(0);
         }
     }
 

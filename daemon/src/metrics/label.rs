@@ -357,6 +357,16 @@ impl Reason {
     #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) const DELETED: Self = Self("Deleted");
 
+    /// All that [`refused`](Self::refused) gives.
+    pub(crate) const REFUSALS: [Self; 6] = [
+        Self("OutOfCapacity"),
+        Self("Quota"),
+        Self("Throttled"),
+        Self("Forbidden"),
+        Self("Misconfigured"),
+        Self("Other"),
+    ];
+
     /// Why a provider refused.
     pub(crate) fn refused(refusal: &Refusal) -> Self {
         Self(match refusal {
