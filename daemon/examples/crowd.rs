@@ -125,7 +125,8 @@ async fn create(api: &Api<DynamicObject>, object: Value) -> Result<()> {
     let object: DynamicObject = serde_json::from_value(object)?;
     match api.create(&PostParams::default(), &object).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        done => Ok(drop(done?)),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

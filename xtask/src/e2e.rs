@@ -59,7 +59,8 @@ const BINARIES: &[(&str, On)] = &[
 enum On {
     /// This machine, its Debian packages and clients of the Hub.
     Machine,
-    /// A Kubernetes of its own.
+    /// A Kubernetes of its own. These run only when they are named: building Kubernetes, helm and
+    /// KubeRay takes minutes, once, and not all of them have been seen to pass together.
     Cluster,
 }
 
@@ -95,8 +96,12 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     ];
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
-    let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
-    let chosen = || BINARIES.iter().filter(|(name, _)| wanted(name));
+    let named = |name: &str| args.test.iter().any(|test| test == name);
+    let wanted = |name: &str| args.test.is_empty() || named(name);
+    let chosen = || {
+        let all = BINARIES.iter();
+        all.filter(|(name, on)| named(name) || (*on == On::Machine && wanted(name)))
+    };
     let mut outside: Vec<(&str, PathBuf)> = Vec::new();
     if chosen().any(|(_, on)| *on == On::Cluster) {
         let root = cargo::root();
