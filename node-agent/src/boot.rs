@@ -1,6 +1,6 @@
 //! The agent before the kubelet: what the node is to have comes from a file, and nobody else needs to
 //! be there yet. Weights come first, images as soon as containerd listens. It goes on until the
-//! DaemonSet's agent takes over ([`crate::handover`]).
+//! DaemonSet's agent takes over (`crate::handover`).
 
 use std::path::{Path, PathBuf};
 

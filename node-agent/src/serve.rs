@@ -2,7 +2,7 @@
 //! `NodeCache`, what is here goes into its status, and models are shown to pods.
 //!
 //! While another agent still has the store it answers already, and takes over by and by
-//! ([`crate::handover`]). Nothing here waits for the API server.
+//! (`crate::handover`). Nothing here waits for the API server.
 
 use std::future::Future;
 use std::path::Path;
