@@ -288,7 +288,7 @@ impl Pace {
 fn without_progress(status: &NodeCacheStatus) -> NodeCacheStatus {
     let mut bare = status.clone();
     bare.room = None;
-    for item in &mut bare.items {
+    for item in bare.items.iter_mut().chain(&mut bare.fetching) {
         item.bytes = None;
         item.sources.clear();
     }
