@@ -37,6 +37,7 @@ const EVERYTHING: &[&str] = &[
     "metrics.serviceMonitor.enabled=true",
     "metrics.serviceMonitor.interval=15s",
     "metrics.podMonitor.enabled=true",
+    "metrics.prometheusRule.enabled=true",
     "metrics.dashboards.enabled=true",
     "tracing.endpoint=http://collector.example:4318",
     "networkPolicy.enabled=true",
