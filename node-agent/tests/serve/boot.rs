@@ -123,13 +123,13 @@ async fn items_come_in_the_order_of_the_intent() {
     });
     let status = status.await;
     let verified = |model: &&str| {
-        item(&status, model).unwrap()["verified"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        let time = item(&status, model).unwrap()["verified"].as_str().unwrap();
+        time.parse::<jiff::Timestamp>().unwrap().as_millisecond()
     };
-    let times: Vec<String> = models.iter().map(verified).collect();
-    assert!(times.is_sorted(), "{times:?}");
+    let times: Vec<i64> = models.iter().map(verified).collect();
+    // The bytes of one take half a second; two may be made durable at the same time.
+    let in_order = |pair: &[i64]| pair[0] <= pair[1] + 100;
+    assert!(times.windows(2).all(in_order), "{times:?}");
 }
 
 #[tokio::test]

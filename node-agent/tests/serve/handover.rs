@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use headstart_core::quantity::Rate;
 use headstart_testbed::link::Shape;
 use headstart_testbed::model::Recipe;
 use nix::sys::signal::Signal;
@@ -29,6 +30,11 @@ async fn what_boot_has_under_way_is_finished_once_and_the_rest_is_the_next_agent
     })
     .await;
 
+    // What is under way lasts until everything below is seen, however busy the machine.
+    link.set(Shape {
+        total: Some(Rate(MIB)),
+        ..Shape::default()
+    });
     let address = free_address();
     let mut after = serve(&bed, &["--metrics-address", &address]);
     until("boot is asked to leave", || {
@@ -47,6 +53,7 @@ async fn what_boot_has_under_way_is_finished_once_and_the_rest_is_the_next_agent
     assert!(
         !item(&status(&bed.root()).unwrap(), &second).is_some_and(|i| i["started"].is_string())
     );
+    link.set(Shape::default());
     let (code, _) = before.end().await;
     assert_eq!(code, Some(0));
 
