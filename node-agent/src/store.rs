@@ -307,7 +307,8 @@ impl Store {
             let marker = Marker {
                 headstart_store: FORMAT,
             };
-            write_json(&self.marker_path(), &marker)?;
+            let path = self.marker_path();
+            write_json_by(&path.with_extension("tmp"), &path, &marker)?;
         }
         self.sweep()
     }
@@ -570,14 +571,22 @@ fn make_writable(directory: &Path) -> io::Result<()> {
 }
 
 /// Writes a small file so that it is either there whole or not at all, durably.
+///
+/// Two threads may write the same file at once: each has a temporary name of its own.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let thread = format!("{:?}", std::thread::current().id());
+    let number: String = thread.chars().filter(char::is_ascii_digit).collect();
+    write_json_by(&path.with_extension(format!("{number}.tmp")), path, value)
+}
+
+/// The same by a temporary file of that name.
+fn write_json_by(temporary: &Path, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     let text = serde_json::to_vec_pretty(value).expect("plain data serializes");
-    let temporary = path.with_extension("tmp");
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create(temporary)?;
         io::Write::write_all(&mut file, &text)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(temporary, path)
     };
     write().map_err(StoreError::io("write", path))?;
     path.parent().map_or(Ok(()), sync_dir)

@@ -311,3 +311,22 @@ fn half_a_removed_image_is_swept() {
     let (store, _lock) = Store::open_or_make(&root, &RootRule::Directory, quota()).unwrap();
     assert!(!store.image(&note.digest).exists());
 }
+
+#[test]
+fn one_file_may_be_written_by_many_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("record.json");
+    std::thread::scope(|scope| {
+        for number in 0..8_u64 {
+            let path = &path;
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    write_json(path, &vec![number; 2000]).unwrap();
+                    let read: Vec<u64> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+                    assert!(read.iter().all(|one| *one == read[0]) && read.len() == 2000);
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
