@@ -231,6 +231,20 @@ impl Sizes {
     }
 }
 
+/// The market that a catalog file alone describes; each row must say its cloud and region.
+///
+/// # Errors
+/// Every fault of the file, a line each.
+pub(crate) fn of_rows(name: &str, bytes: &[u8]) -> Result<Market, String> {
+    match file::read(name, bytes, None) {
+        Ok(rows) => Ok(Market::default().with(rows)),
+        Err(problems) => {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Err(lines.join("\n"))
+        }
+    }
+}
+
 impl Market {
     /// Types and offerings of `rows`; of several rows of one type in one region the last counts.
     pub(crate) fn with(mut self, rows: Vec<Row>) -> Self {

@@ -12,30 +12,51 @@ use headstart_core::prefetch;
 use headstart_core::snapshot::Snapshot;
 use headstart_core::solve;
 
+use crate::kubectl::ClusterArgs;
 use crate::plan::input::{Assembled, Inputs, assemble};
 use crate::plan::{BAD_INPUT, NOT_SERVED, now, refused};
 
+mod live;
 mod node;
 mod pod;
 
 /// Say everything known about one pod or node: where it goes, why, and what else there is
 ///
-/// Exit codes: 0 the pod is served, or the node was found; 1 the pod is not served; 2 an input is
-/// wrong.
+/// Asks the cluster and the daemon in it: what the pod waits for and waited for, what was bought for
+/// it, what the plan says. With --pods and --node-pool it plans these files instead and asks no
+/// cluster. Exit codes: 0 the pod is served, or the node was found; 1 the pod is not served; 2 an
+/// input is wrong.
 #[derive(Debug, Args)]
+#[command(mut_arg("pods", |pods| pods.required(false).requires("node_pool")))]
+#[command(mut_arg("node_pool", |pools| pools.required(false).requires("pods")))]
 pub(crate) struct ExplainArgs {
-    /// pod/NAMESPACE/NAME, pod/NAME (in namespace default) or node/NAME
+    /// pod/NAMESPACE/NAME, pod/NAME or node/NAME
     #[arg(value_parser = parse)]
     what: Subject,
     #[command(flatten)]
     inputs: Inputs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// What is asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Subject {
+    /// A pod; without a namespace where none was named.
     Pod(ObjectKey),
     Node(String),
+}
+
+impl Subject {
+    /// The same with a namespace where none was named.
+    fn within(self, namespace: &str) -> Self {
+        match self {
+            Self::Pod(key) if key.namespace.is_empty() => {
+                Self::Pod(ObjectKey::new(namespace, key.name))
+            }
+            named => named,
+        }
+    }
 }
 
 fn parse(text: &str) -> Result<Subject, String> {
@@ -44,7 +65,7 @@ fn parse(text: &str) -> Result<Subject, String> {
         ["pod", namespace, name] if !namespace.is_empty() && !name.is_empty() => {
             Ok(Subject::Pod(ObjectKey::new(*namespace, *name)))
         }
-        ["pod", name] if !name.is_empty() => Ok(Subject::Pod(ObjectKey::new("default", *name))),
+        ["pod", name] if !name.is_empty() => Ok(Subject::Pod(ObjectKey::new("", *name))),
         ["node", name] if !name.is_empty() => Ok(Subject::Node((*name).to_owned())),
         _ => Err("write pod/NAMESPACE/NAME, pod/NAME or node/NAME".to_owned()),
     }
@@ -65,11 +86,17 @@ enum Served {
 
 /// Does it.
 pub(crate) fn command(args: &ExplainArgs) -> ExitCode {
-    let assembled = match assemble(&args.inputs, now()) {
-        Ok(assembled) => assembled,
-        Err(problems) => return refused(&problems),
+    let what = args.what.clone();
+    let answer = if args.inputs.pods.is_empty() {
+        live::answer(what, &args.cluster)
+    } else {
+        let namespace = args.cluster.namespace.as_deref();
+        match assemble(&args.inputs, now()) {
+            Ok(assembled) => answer(&what.within(namespace.unwrap_or("default")), &assembled),
+            Err(problems) => return refused(&problems),
+        }
     };
-    match answer(&args.what, &assembled) {
+    match answer {
         Ok(answer) => {
             print!("{}", answer.text);
             match answer.served {

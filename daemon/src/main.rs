@@ -2,18 +2,24 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
+mod admission;
 mod catalog;
 mod cli;
 mod columns;
+mod crd;
 mod demo;
 mod explain;
+mod kubectl;
+mod ledger;
 mod manifest;
+mod metrics;
+mod page;
 mod plan;
-#[allow(dead_code, reason = "the control loop that asks it is being joined")]
 mod provider;
+mod resolve;
+mod run;
+mod top;
 
 fn main() -> ExitCode {
-    cli::run(cli::Cli::parse())
+    cli::run(cli::parse())
 }

@@ -12,18 +12,23 @@ use headstart_core::cache::Inventory;
 use headstart_core::money::Millis;
 use headstart_core::pod::{Group, ObjectKey, Pod, Shape};
 use headstart_core::snapshot::{PodBudget, Snapshot, Wish};
+use serde_json::{Map, Value};
 
+pub(crate) use self::alias::add_ours as add_our_labels;
 use self::cluster::Cluster;
 use self::finding::Findings;
 pub(crate) use self::finding::{Note, Problem};
 use self::gang::Gangs;
 use self::live::Live;
+pub(crate) use self::live::is_over;
 use self::object::Objects;
+pub(crate) use self::requests::is_accelerator;
 use self::workload::Maker;
 
 mod affinity;
-mod alias;
+pub(crate) mod alias;
 mod annotation;
+pub(crate) mod book;
 mod budget;
 mod cache;
 mod cluster;
@@ -32,13 +37,13 @@ mod gang;
 pub(crate) mod item;
 mod job;
 mod live;
-mod lws;
-mod node;
-mod object;
+pub(crate) mod lws;
+pub(crate) mod node;
+pub(crate) mod object;
 mod pods;
-mod pool;
-mod ray;
-mod recognise;
+pub(crate) mod pool;
+pub(crate) mod ray;
+pub(crate) mod recognise;
 mod requests;
 mod select;
 mod shape;
@@ -120,6 +125,34 @@ where
     match findings.into_parts() {
         (problems, notes) if problems.is_empty() => Ok(Manifests { notes, ..manifests }),
         (problems, _) => Err(problems),
+    }
+}
+
+/// An object, untyped.
+pub(crate) type Tree = Map<String, Value>;
+
+/// The objects of files, untyped, each with its place.
+///
+/// # Errors
+/// One line per problem.
+pub(crate) fn trees<N, B>(sources: &[(N, B)]) -> Result<Vec<(String, Tree)>, Vec<String>>
+where
+    N: AsRef<str>,
+    B: AsRef<[u8]>,
+{
+    let findings = Findings::default();
+    let mut trees = Vec::new();
+    for (name, bytes) in sources {
+        let documents = source::documents(name.as_ref(), bytes.as_ref(), &findings);
+        let named = documents
+            .into_iter()
+            .map(|document| (document.place.to_string(), document.tree));
+        trees.extend(named);
+    }
+    let (problems, _) = findings.into_parts();
+    match problems.is_empty() {
+        true => Ok(trees),
+        false => Err(problems.iter().map(ToString::to_string).collect()),
     }
 }
 

@@ -12,9 +12,9 @@ use self::form::PlanForm;
 use self::input::{Assembled, Inputs, assemble};
 pub(crate) use self::table::pods;
 
-mod form;
+pub(crate) mod form;
 pub(crate) mod input;
-mod items;
+pub(crate) mod items;
 mod table;
 pub(crate) mod words;
 

@@ -12,6 +12,9 @@ use headstart_api::PoolTaint;
 use headstart_core::offer::{InstanceType, Offering, OfferingKey};
 use serde_json::{Map, Value};
 
+pub(crate) mod external;
+pub(crate) mod kwok;
+
 /// One cloud, or what stands for one.
 pub(crate) trait Provider: Send + Sync {
     /// Its word in configuration and metrics.
@@ -137,4 +140,12 @@ pub(crate) enum Refusal {
         /// What happened.
         said: String,
     },
+}
+
+/// An error with its sources, once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| {
+        format!("{text}: {source}")
+    })
 }

@@ -18,6 +18,8 @@ use headstart_containerd::Depth;
 use headstart_core::quantity::{Bytes, Rate};
 use tracing_subscriber::EnvFilter;
 
+use crate::csi::CsiArgs;
+use crate::items::Share;
 use crate::store::{Lock, Quota, RootRule, Store, StoreError, local_disk};
 
 /// Most seconds that anything is kept or waited for; longer means for ever.
@@ -38,6 +40,10 @@ pub struct Cli {
 enum Command {
     /// Fetch images and models, all of them at once
     Warm(Box<WarmArgs>),
+    /// Keep this node as its NodeCache asks for; started by the DaemonSet
+    Serve(Box<ServeArgs>),
+    /// Fetch what a file asks for before the kubelet is there, and hand over to `serve`
+    Boot(Box<BootArgs>),
     /// Make a small writable cache of links into a warmed model, for one consumer
     View(ViewArgs),
     /// Show what the store holds
@@ -87,6 +93,19 @@ pub struct WarmArgs {
     pub(crate) models: Vec<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// Keep what is fetched at least this many seconds, whatever else needs room
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=CENTURY))]
+    pub(crate) pin: Option<u64>,
+    /// Print JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where bytes come from, where they go, and how much of the machine that may take.
+#[derive(Clone, Debug, Args)]
+pub struct ReachArgs {
     /// containerd's socket; without it images are kept as plain directories in the store
     #[arg(long, value_name = "SOCKET")]
     pub(crate) containerd: Option<PathBuf>,
@@ -138,9 +157,6 @@ pub struct WarmArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(..=CENTURY))]
     pub(crate) patience: u64,
-    /// Keep what is fetched at least this many seconds, whatever else needs room
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=CENTURY))]
-    pub(crate) pin: Option<u64>,
     /// Host that may have a private address; may be given several times
     #[arg(long = "allow-private", value_name = "HOST[:PORT]")]
     pub(crate) allow_private: Vec<String>,
@@ -150,9 +166,38 @@ pub struct WarmArgs {
     /// File of certificate authorities to trust besides the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
-    /// Print JSON lines
-    #[arg(long)]
-    pub(crate) json: bool,
+}
+
+/// What the agent of a node works with.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    #[command(flatten)]
+    pub(crate) csi: CsiArgs,
+    /// Name of the Node this is
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) node_name: String,
+    /// How to reach the API server; without it, as a pod of the cluster
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where metrics and health are served; nowhere when absent
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_address: Option<std::net::SocketAddr>,
+}
+
+/// What the agent before the kubelet works with.
+#[derive(Clone, Debug, Args)]
+pub struct BootArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    /// The node's NodeCache as JSON; read again whenever it is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) intent: PathBuf,
 }
 
 /// Which model to show to whom.
@@ -269,7 +314,7 @@ enum DepthArg {
     Content,
 }
 
-impl WarmArgs {
+impl ReachArgs {
     pub(crate) fn depth(&self) -> Option<Depth> {
         Some(match self.depth? {
             DepthArg::Present => Depth::Present,
@@ -278,6 +323,16 @@ impl WarmArgs {
         })
     }
 
+    pub(crate) fn share(&self) -> Share {
+        Share {
+            connections: self.max_connections.into(),
+            bandwidth: self.max_bandwidth,
+            patience: Duration::from_secs(self.patience),
+        }
+    }
+}
+
+impl WarmArgs {
     pub(crate) fn pin(&self) -> Option<Duration> {
         self.pin.map(Duration::from_secs)
     }
@@ -349,6 +404,8 @@ pub fn run(cli: Cli, own: Own) -> ExitCode {
     subscriber.with_writer(std::io::stderr).init();
     match cli.command {
         Command::Warm(args) => crate::warm::command(&args, own).into(),
+        Command::Serve(args) => crate::serve::command(&args, own).into(),
+        Command::Boot(args) => crate::boot::command(&args, own).into(),
         Command::View(args) => crate::view::command(&args).into(),
         Command::Inspect(args) => crate::housekeeping::inspect(&args).into(),
         Command::Verify(args) => crate::housekeeping::verify(&args).into(),

@@ -113,6 +113,14 @@ pub trait Report: Send + Sync {
     fn tell(&self, event: Event);
 }
 
+/// Says nothing: whoever wants to know looks.
+#[derive(Debug, Default)]
+pub struct Quiet;
+
+impl Report for Quiet {
+    fn tell(&self, _: Event) {}
+}
+
 /// One JSON object per line on standard output.
 #[derive(Debug, Default)]
 pub struct Lines;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 use headstart_containerd as containerd;
 use headstart_core::quantity::Bytes;
-use headstart_registry::{RawBlob, Resolved};
+use headstart_registry::{ImageRef, RawBlob, Resolved};
 use headstart_unpack::{Style, UnpackError, Unpacked};
 
 pub(crate) use self::directory::DirectoryLanding;
@@ -101,8 +101,8 @@ impl LandingError {
     }
 }
 
-/// Describes an image to containerd.
-pub(crate) fn spec(resolved: &Resolved) -> containerd::ImageSpec {
+/// Describes an image to containerd; `name` is one it gets besides its own.
+pub(crate) fn spec(resolved: &Resolved, name: Option<&ImageRef>) -> containerd::ImageSpec {
     let image = &resolved.image;
     // containerd keeps one index; an image of an index within an index goes by its manifest.
     let index = match resolved.indexes.as_slice() {
@@ -117,6 +117,7 @@ pub(crate) fn spec(resolved: &Resolved) -> containerd::ImageSpec {
     if image.digest().is_none() {
         names.insert(0, image.to_string());
     }
+    names.extend(name.map(ImageRef::to_string));
     containerd::ImageSpec {
         names,
         target: descriptor(target),

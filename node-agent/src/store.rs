@@ -11,6 +11,7 @@
 //! <root>/models/<id>/hub/…          its tree in the Hugging Face cache layout, hardlinks
 //! <root>/views/                     writable views of consumers
 //! <root>/images/                    images, on hosts without containerd
+//! <root>/agent/                     what the long-running agent remembers, and its socket
 //! ```
 //!
 //! - A name under `objects` is only ever the digest of what it names; it appears by rename after
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::disk::{LocalDisk, local_disk};
 pub use self::images::{Image, ImageNote};
+pub(crate) use self::inventory::read_json;
 pub use self::inventory::{Inventory, Item, Plan, PlanFile, Removed, State, Uses};
 pub use self::seal::{Sealed, is_sealed};
 use self::space::{Claims, MakingRoom};
@@ -294,14 +296,20 @@ impl Store {
             make_dir(&root.join(directory))?;
         }
         let lock = store.lock()?;
-        if !store.marker()? {
+        store.begin()?;
+        Ok((store, lock))
+    }
+
+    /// Makes it fit to be written, under its lock: the marker is there, and what a killed agent left
+    /// is not.
+    pub(crate) fn begin(&self) -> Result<(), StoreError> {
+        if !self.marker()? {
             let marker = Marker {
                 headstart_store: FORMAT,
             };
-            write_json(&store.marker_path(), &marker)?;
+            write_json(&self.marker_path(), &marker)?;
         }
-        store.sweep()?;
-        Ok((store, lock))
+        self.sweep()
     }
 
     /// Takes the right to write.
@@ -456,6 +464,7 @@ impl Store {
             "models",
             "views",
             "images",
+            "agent",
             "lock",
             "store.tmp",
             "lost+found",

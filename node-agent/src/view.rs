@@ -7,8 +7,8 @@ use headstart_hub::layout::Tree;
 use headstart_hub::view::{Listing, Owner, View, ViewSpec};
 
 use crate::cli::{Exit, ViewArgs};
+use crate::items::{Known, known_model};
 use crate::report::chain;
-use crate::warm::known_model;
 
 /// Makes or refreshes a view and prints the setting that makes a client use it.
 pub fn command(args: &ViewArgs) -> Exit {
@@ -34,7 +34,7 @@ fn make(args: &ViewArgs) -> Result<PathBuf, (Exit, String)> {
         .open()
         .map_err(|error| unusable(&error))?;
     let known = known_model(&store, &model).map_err(|error| unusable(&error))?;
-    let Some(plan) = known else {
+    let Some(Known { plan, .. }) = known else {
         let said = format!("--model {model}: the store holds no such model: warm it first");
         return Err((Exit::Failed, said));
     };

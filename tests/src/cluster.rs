@@ -2,7 +2,8 @@
 //! own.
 //!
 //! ```text
-//! control    10.99.0.1        etcd, API server :6443, controllers, scheduler, registry :5000
+//! control    10.99.0.1        etcd, API server :6443, controllers, scheduler, registry :5000,
+//!                             names :53
 //! n1 n2 …    10.99.0.11 .12 … containerd, kubelet, kube-proxy, fake GPUs; pods 10.244.N.0/24
 //! ```
 //!
@@ -11,7 +12,7 @@
 //! registry. What is made is written to `cluster.json` first, and [`Cluster::up`] ends what an
 //! earlier one left in the same directory.
 //!
-//! Deliberately absent: cluster DNS, load balancers, delay and loss on links (the kernels this
+//! Deliberately absent: load balancers, delay and loss on links (the kernels this
 //! runs on lack them). Needs root on Debian 12.
 
 use std::fs::{self, File};
@@ -26,12 +27,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub use self::api::Api;
 pub use self::control::REGISTRY;
 use self::control::{API, Programs};
+pub use self::dns::serve as serve_names;
 pub use self::gpu::{Gpus, serve as serve_gpus};
 pub use self::images::shell_layer;
 use self::keys::Keys;
 pub use self::machine::Machine;
 pub use self::network::relay;
-pub use self::node::{CONTAINERD, Node, NodeOptions};
+pub use self::node::{CONTAINERD, Early, Node, NodeOptions};
 pub use self::process::Process;
 use self::record::Record;
 use crate::image::Image;
@@ -40,9 +42,11 @@ use crate::{containerd, debian};
 mod api;
 mod cgroups;
 mod control;
+mod dns;
 mod gpu;
 mod images;
 mod keys;
+mod kuberay;
 mod machine;
 mod network;
 mod node;
@@ -138,6 +142,15 @@ impl Cluster {
     /// For `kubectl` and other programs of this machine: the administrator's.
     pub fn kubeconfig(&self) -> PathBuf {
         kubeconfig(&self.directory)
+    }
+
+    /// For programs in the control plane's network: the administrator's, as `NAME.kubeconfig`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn kubeconfig_inside(&self, name: &str) -> Result<PathBuf> {
+        self.keys
+            .kubeconfig(name, &format!("https://{API}"), keys::ADMIN)
     }
 
     /// Where this machine reaches the registry that nodes call [`REGISTRY`].
@@ -309,6 +322,10 @@ impl Cluster {
         control::start_controllers(&self.control, &self.keys, &self.programs, |process| {
             self.write(|record| record.processes.push(process))
         })?;
+        let authority = self.keys.path("ca.crt").display().to_string();
+        let names = ["dns".to_owned(), authority];
+        let names = self.control.start("dns", &self.program, &names)?;
+        self.write(|record| record.processes.push(names))?;
         self.push(images::pause()?, "headstart/pause", "1")?;
         self.push(images::shell()?, "headstart/shell", "1")?;
         ensure!(

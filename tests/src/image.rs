@@ -17,6 +17,7 @@ use crate::content::Content;
 use crate::parallel;
 
 mod edge;
+mod layout;
 mod push;
 mod tree;
 

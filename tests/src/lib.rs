@@ -8,6 +8,8 @@ mod parallel;
 mod random;
 
 #[cfg(feature = "e2e")]
+pub mod cloud;
+#[cfg(feature = "e2e")]
 pub mod cluster;
 pub mod containerd;
 pub mod content;

@@ -109,7 +109,7 @@ fn blob(url: Url, size: usize, sha256: Sha256) -> Blob {
         name: url.path().trim_start_matches('/').to_owned(),
         size: size as u64,
         expected: Expected::Sha256(sha256),
-        priority: 0,
+        priority: 0.into(),
         sources: vec![Arc::new(FixedUrl::new(url))],
     }
 }

@@ -4,11 +4,12 @@
 //! against. Elsewhere they are skipped as a whole, with the reason.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use crate::test::Ended;
-use crate::{cargo, provision};
+use crate::{cargo, images, provision};
 
 /// Debian packages of the programs they run against, and of what they call.
 pub(crate) const PACKAGES: [&str; 12] = [
@@ -29,12 +30,39 @@ pub(crate) const PACKAGES: [&str; 12] = [
 /// Names the agent's binary for the tests.
 const AGENT: &str = "HEADSTART_AGENT";
 
-/// The test binaries, in the order they run.
-const BINARIES: [&str; 5] = ["store", "unpack", "containerd", "agent", "clients"];
+/// Names the control plane's.
+const DAEMON: &str = "HEADSTART_DAEMON";
 
-/// The cluster's own test, run only when it is named: building Kubernetes takes nine minutes of CPU
-/// time, once, and nothing of the product needs the cluster yet.
-const CLUSTER: &str = "cluster";
+/// Names the directory with both programs' images.
+const IMAGES: &str = "HEADSTART_IMAGES";
+
+/// The test binaries, in the order they run, and what each works on.
+const BINARIES: &[(&str, On)] = &[
+    ("store", On::Machine),
+    ("unpack", On::Machine),
+    ("containerd", On::Machine),
+    ("agent", On::Machine),
+    ("clients", On::Machine),
+    ("clouds", On::Machine),
+    ("cluster", On::Cluster),
+    ("cloud", On::Cluster),
+    ("daemon", On::Cluster),
+    ("serve", On::Cluster),
+    ("csi", On::Cluster),
+    ("admission", On::Cluster),
+    ("chart", On::Cluster),
+    ("kuberay", On::Cluster),
+];
+
+/// What a test binary works on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum On {
+    /// This machine, its Debian packages and clients of the Hub.
+    Machine,
+    /// A Kubernetes of its own. These run only when they are named: building Kubernetes, helm and
+    /// KubeRay takes minutes, once, and not all of them have been seen to pass together.
+    Cluster,
+}
 
 /// The test of large files through Xet storage.
 const XET: &str = "xet";
@@ -43,7 +71,7 @@ const XET: &str = "xet";
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Only these test binaries
-    #[arg(long, value_name = "BINARY", value_parser = ["store", "unpack", "containerd", "agent", "clients", CLUSTER, XET])]
+    #[arg(long, value_name = "BINARY", value_parser = names())]
     test: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
@@ -58,20 +86,34 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     }
     let target = cargo::target()?;
     let provisioned = provision::clients(&cargo::root(), &target)?;
-    let build = ["build", "--locked", "--package", "headstart-agent"];
+    let build = [
+        "build",
+        "--locked",
+        "--package",
+        "headstart-agent",
+        "--package",
+        "headstart",
+    ];
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
-    let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
-    let named = args
-        .test
-        .iter()
-        .any(|test| test == CLUSTER)
-        .then_some(CLUSTER);
-    for binary in BINARIES
-        .into_iter()
-        .filter(|name| wanted(name))
-        .chain(named)
-    {
+    let named = |name: &str| args.test.iter().any(|test| test == name);
+    let wanted = |name: &str| args.test.is_empty() || named(name);
+    let chosen = || {
+        let all = BINARIES.iter();
+        all.filter(|(name, on)| named(name) || (*on == On::Machine && wanted(name)))
+    };
+    let mut outside: Vec<(&str, PathBuf)> = Vec::new();
+    if chosen().any(|(_, on)| *on == On::Cluster) {
+        let root = cargo::root();
+        let kubernetes = provision::kubernetes(&root, &target)?;
+        outside.push((provision::KUBERNETES, kubernetes));
+        for program in [provision::HELM, provision::KUBERAY] {
+            let home = provision::program(&root, &target, &program)?;
+            outside.push((program.variable, home));
+        }
+        outside.push((IMAGES, images::build(&images::Args::default())?));
+    }
+    for (binary, _) in chosen() {
         let base = [
             "test",
             "--locked",
@@ -83,11 +125,9 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         let mut test = cargo::cargo(&base);
         test.args(["--test", binary, "--"]).args(&args.filter);
         test.env(provision::PROVISIONED, &provisioned)
-            .env(AGENT, &agent);
-        if binary == CLUSTER {
-            let programs = provision::kubernetes(&cargo::root(), &target)?;
-            test.env(provision::KUBERNETES, programs);
-        }
+            .env(AGENT, &agent)
+            .env(DAEMON, target.join("debug/headstart"))
+            .envs(outside.iter().map(|(name, path)| (name, path)));
         cargo::run(&mut test)?;
     }
     if wanted(XET) {
@@ -103,6 +143,12 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         cargo::run(cargo::cargo(&base).args(["--test", XET]))?;
     }
     Ok(Ended::Passed)
+}
+
+/// What `--test` may name.
+fn names() -> Vec<&'static str> {
+    let binaries = BINARIES.iter().map(|(name, _)| *name);
+    binaries.chain([XET]).collect()
 }
 
 /// Why they cannot run on this machine.

@@ -19,7 +19,17 @@ pub(crate) enum Generate {
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
     },
+    /// The chart's CustomResourceDefinitions, from the types in daemon/api
+    Crds,
 }
+
+/// Names of the definitions; each is a file of the chart.
+const CRDS: [&str; 4] = [
+    "nodecaches.headstart.dev",
+    "nodeclaims.headstart.dev",
+    "nodepools.headstart.dev",
+    "prefetches.headstart.dev",
+];
 
 /// Tables of the catalog, and the first line that each must have.
 const TABLES: [(&str, &str); 6] = [
@@ -55,7 +65,56 @@ const MAX_BYTES: usize = 1_500_000;
 pub(crate) fn run(what: &Generate) -> Result<()> {
     match what {
         Generate::Catalog { from } => catalog(from, &cargo::root().join("daemon/catalog")),
+        Generate::Crds => crds(),
     }
+}
+
+/// Where the chart has its definitions.
+fn crd_path(name: &str) -> PathBuf {
+    cargo::root().join(format!("charts/headstart/files/crds/{name}.yaml"))
+}
+
+/// What the types say now, by `headstart crd`.
+fn made(name: &str) -> Result<Vec<u8>> {
+    let mut program = cargo::cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--package=headstart",
+        "--bin=headstart",
+        "--",
+        "crd",
+        name,
+    ]);
+    let output = program.stderr(std::process::Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "headstart crd {name} failed");
+    Ok(output.stdout)
+}
+
+fn crds() -> Result<()> {
+    for name in CRDS {
+        let path = crd_path(name);
+        let text = made(name)?;
+        fs::create_dir_all(path.parent().context("the chart's directory")?)?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!("crds: {} definitions", CRDS.len());
+    Ok(())
+}
+
+/// Whether the chart's definitions are those of the types.
+pub(crate) fn check() -> Result<()> {
+    for name in CRDS {
+        let path = crd_path(name);
+        let there = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            there == made(name)?,
+            "{} is not what daemon/api says: run `cargo xtask generate crds` and commit it",
+            path.display()
+        );
+    }
+    println!("crds: {} definitions are as the types say", CRDS.len());
+    Ok(())
 }
 
 /// Packs the tables unchanged, and takes their note of origin along.

@@ -13,6 +13,7 @@ mod cluster;
 mod deny;
 mod e2e;
 mod generate;
+mod images;
 mod provision;
 mod purity;
 mod test;
@@ -47,6 +48,8 @@ enum Task {
     /// A Kubernetes cluster on this machine; root on Debian
     #[command(subcommand)]
     Cluster(cluster::Task),
+    /// Images of both programs, as OCI layouts below `target/images`
+    Images(images::Args),
     /// Benchmarks beside real peers
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Task::Deny => deny::run(),
         Task::E2e(args) => e2e::run(&args).map(drop),
         Task::Cluster(task) => cluster::run(&task),
+        Task::Images(args) => images::run(&args),
         Task::Bench(bench) => bench::run(&bench),
         Task::Generate(what) => generate::run(&what),
         Task::Demo { args } => cargo::demo(&args),

@@ -7,6 +7,8 @@
 //! python/<name>/bin/python     an environment; <name>/stamp says what is in it
 //! hf-hub/debug/hf-hub-client   tests/clients/hf-hub, built
 //! kubernetes/<version>/        Kubernetes' programs; stamp says what from
+//! helm/<version>/              helm
+//! kuberay/<version>/           KubeRay's operator, and its CRDs in files
 //! lock                         held while something is being made
 //! ```
 //!
@@ -21,8 +23,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+pub(crate) use self::go::{HELM, KUBERAY, program};
 pub(crate) use self::kubernetes::{KUBERNETES, kubernetes};
 
+mod go;
 mod kubernetes;
 
 /// Where tests find what was provisioned: the directory that holds `python` and `hf-hub`.
@@ -70,6 +74,9 @@ pub(crate) const CLIENTS: [PythonEnv; 7] = [
     NEWEST,
 ];
 
+/// Stand-ins for clouds: a server that speaks AWS's wire formats, with AWS's own Python client.
+const MOTO: PythonEnv = env!("moto-5.2.5");
+
 /// What became of a request for Debian packages.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +102,7 @@ pub(crate) fn clients(workspace: &Path, target: &Path) -> Result<PathBuf> {
     for env in &CLIENTS {
         python(target, env)?;
     }
+    python(target, &MOTO)?;
     hf_hub(workspace, target)?;
     Ok(directory(target))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{cargo, deny, e2e, purity, tidy};
+use crate::{cargo, deny, e2e, generate, purity, tidy};
 
 /// Which part to run.
 #[derive(clap::Args)]
@@ -27,11 +27,12 @@ pub(crate) enum Ended {
 
 type Stage = (&'static str, fn() -> Result<Ended>);
 
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     ("fmt", || cargo::fmt().map(passed)),
     ("tidy", || tidy::run().map(passed)),
     ("purity", || purity::run().map(passed)),
     ("deny", || deny::run().map(passed)),
+    ("crds", || generate::check().map(passed)),
     ("clippy", || cargo::clippy().map(passed)),
     ("doc", || cargo::doc().map(passed)),
     ("unit", || {

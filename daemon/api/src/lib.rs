@@ -20,6 +20,7 @@ pub use self::prefetch::{Prefetch, PrefetchSpec, PrefetchStatus};
 pub use self::scalar::{Amount, CountOrPercent, Expiry, Price, Span};
 
 pub mod crd;
+mod fine;
 pub mod names;
 mod node_cache;
 mod node_claim;

@@ -6,6 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::fine;
 use crate::scalar::{Amount, Span};
 
 /// What a node is to have, in order. The object is named as the node; for a node in flight, as its
@@ -28,11 +29,16 @@ use crate::scalar::{Amount, Span};
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.generation >= oldSelf.generation",
+    "message": "generation only grows: an agent refuses an older one"
+}]))]
 pub struct NodeCacheSpec {
     /// Grows with every change; an agent refuses an older one.
     pub generation: u64,
     /// The items, most wanted first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub items: Vec<CacheItem>,
 }
 
@@ -43,13 +49,22 @@ pub struct NodeCacheStatus {
     /// The generation of the spec that the agent works on.
     pub generation: u64,
     /// When this was reported.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub observed: Option<Time>,
     /// When the agent first had a network, in this boot of the node.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub agent_started: Option<Time>,
     /// When it asked for its first byte.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub first_request: Option<Time>,
     /// Bytes that may still be written.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +83,10 @@ pub struct NodeCacheStatus {
 /// An image or a model; one of the two is given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.image) != has(self.model)",
+    "message": "give either image or model"
+}]))]
 pub struct CacheItem {
     /// An image, by digest: `docker.io/vllm/vllm-openai@sha256:…`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,10 +118,16 @@ pub struct CacheItem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
     /// When the first byte of it was asked for; only in a status.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub started: Option<Time>,
     /// When it was verified; only in a status.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub verified: Option<Time>,
     /// How long fetching it took; only in a status.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::fine;
 use crate::node_pool::PoolTaint;
 use crate::scalar::{Amount, Price};
 
@@ -34,8 +35,13 @@ use crate::scalar::{Amount, Price};
     printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".spec.reason", "priority": 1}"#
 )]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self == oldSelf",
+    "message": "a claim never changes; another wish is another claim"
+}]))]
 pub struct NodeClaimSpec {
     /// The pool that buys it.
+    #[schemars(length(min = 1, max = 63))]
     pub node_pool: String,
     /// What is bought.
     pub offering: ClaimOffering,
@@ -59,6 +65,7 @@ pub struct NodeClaimSpec {
     pub startup_taints: Vec<PoolTaint>,
     /// Pods it was bought for, `namespace/name`; at most 64 are listed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub pods: Vec<String>,
     /// Why this offering, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -77,6 +84,7 @@ pub struct ClaimOffering {
     /// Zone: `us-east-1a`.
     pub zone: String,
     /// `spot`, `on-demand` or `reserved`.
+    #[schemars(extend("enum" = ["spot", "on-demand", "reserved"]))]
     pub capacity_type: String,
 }
 
@@ -94,6 +102,7 @@ pub struct NodeClaimStatus {
     pub stages: Stages,
     /// `Launched`, `Registered`, `Initialized`, `Ready`; `Failed` with why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
@@ -114,21 +123,39 @@ pub struct Instance {
 #[serde(rename_all = "camelCase", default)]
 pub struct Stages {
     /// The provider was asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub requested: Option<Time>,
     /// The provider said yes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub launched: Option<Time>,
     /// The agent on it had a network.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub agent_started: Option<Time>,
     /// Its Node object was made.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub registered: Option<Time>,
     /// Its Node became Ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub ready: Option<Time>,
     /// Everything expected was allocatable, GPUs included.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
     pub gpu_allocatable: Option<Time>,
 }

@@ -29,15 +29,25 @@ use crate::scalar::{Amount, CountOrPercent, Expiry, Price, Span};
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.families) || !has(self.excludeFamilies) || !self.families.exists(f, f in self.excludeFamilies)",
+    "message": "a family is in both families and excludeFamilies"
+}]))]
 pub struct NodePoolSpec {
     /// Which pods it serves, by their labels. Without it, all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<LabelSelector>,
     /// Conditions on the labels of its nodes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
     pub requirements: Vec<Requirement>,
     /// `spot`, `on-demand`, `reserved`. Without it, any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 3),
+        inner(regex(pattern = r"^(spot|on-demand|reserved)$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub capacity_types: Vec<String>,
     /// GPU models, such as `L4` and `A10G`. Without it, any or none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -47,9 +57,11 @@ pub struct NodePoolSpec {
     pub max_gpus: Option<u32>,
     /// Instance families that may be bought, such as `g6`. Without it, any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200), inner(length(max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub families: Vec<String>,
     /// Instance families that may not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200), inner(length(max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub exclude_families: Vec<String>,
     /// A regular expression that is found in the name of the instance type, such as `^g6\.`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,12 +118,27 @@ pub struct NodePoolStatus {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub resources: BTreeMap<String, Amount>,
     /// `Ready` says whether it may buy.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
 /// One condition on the labels of a pool's nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "!(self.operator in ['In', 'NotIn']) || (has(self.values) && self.values.size() > 0)",
+        "message": "In and NotIn need at least one value"
+    },
+    {
+        "rule": "!(self.operator in ['Exists', 'DoesNotExist']) || !has(self.values) || self.values.size() == 0",
+        "message": "Exists and DoesNotExist take no value"
+    },
+    {
+        "rule": "!(self.operator in ['Gt', 'Lt', 'Gte', 'Lte']) || (has(self.values) && self.values.size() == 1 && self.values[0].matches('^-?[0-9]+$'))",
+        "message": "Gt, Lt, Gte and Lte take one integer"
+    }
+]))]
 pub struct Requirement {
     /// Label.
     pub key: String,
@@ -119,6 +146,7 @@ pub struct Requirement {
     pub operator: RequirementOperator,
     /// With what: none for `Exists` and `DoesNotExist`, one integer for `Gt`, `Lt`, `Gte`, `Lte`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200), inner(length(max = 63)))]
     pub values: Vec<String>,
     /// How many different values the types considered for one node must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,6 +184,7 @@ pub struct PoolTaint {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    #[schemars(extend("enum" = ["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
     pub effect: String,
 }
 
@@ -202,12 +231,17 @@ pub struct Disruption {
     pub expire_after: Option<Expiry>,
     /// How many nodes may be disrupted at once; the strictest counts. A tenth when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 50))]
     pub budgets: Option<Vec<Budget>>,
 }
 
 /// A limit on nodes disrupted at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.schedule) == has(self.duration)",
+    "message": "schedule and duration go together"
+}]))]
 pub struct Budget {
     /// How many, or which share.
     pub nodes: CountOrPercent,

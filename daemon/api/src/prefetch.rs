@@ -22,12 +22,18 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(has(self.images) && self.images.size() > 0) || (has(self.models) && self.models.size() > 0)",
+    "message": "name at least one image or model"
+}]))]
 pub struct PrefetchSpec {
     /// Images, most wanted first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 512)))]
     pub images: Vec<String>,
     /// Models, most wanted first: `hf://org/name[@revision]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 512)))]
     pub models: Vec<String>,
     /// On which nodes, by their labels. Without it, all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,5 +50,6 @@ pub struct PrefetchStatus {
     pub warm: u32,
     /// `Accepted` says whether it can be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

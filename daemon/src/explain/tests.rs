@@ -12,7 +12,7 @@ const NOW: Millis = Millis::from_secs(1_790_000_000);
 
 fn check(what: &str, inputs: &Inputs, expected: &Expect) {
     let assembled = assemble(inputs, NOW).unwrap();
-    let said = match answer(&parse(what).unwrap(), &assembled) {
+    let said = match answer(&parse(what).unwrap().within("default"), &assembled) {
         Ok(answer) => answer.text,
         Err(problem) => problem,
     };

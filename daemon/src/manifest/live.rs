@@ -30,7 +30,7 @@ pub(crate) fn is_over(pod: &core::Pod) -> bool {
 
 impl<'a> Live<'a> {
     /// Sorts pods by what made them.
-    pub(crate) fn of(pods: &'a [Placed<core::Pod>]) -> Self {
+    pub(crate) fn of(pods: impl IntoIterator<Item = &'a Placed<core::Pod>>) -> Self {
         let mut live = Self::default();
         for pod in pods {
             live.names.insert((&pod.namespace, &pod.name));

@@ -102,7 +102,8 @@ pub(crate) fn all(objects: &Objects, pools: &[pool::Read], findings: &Findings) 
         .collect()
 }
 
-fn one(
+/// One node, with how many volumes it attaches by driver.
+pub(crate) fn one(
     placed: &Placed<core::Node>,
     volume_limits: BTreeMap<String, u32>,
     pools: &[pool::Read],

@@ -39,6 +39,14 @@ macro_rules! objects {
             $($(#[$doc])* pub(crate) $field: Vec<Placed<$type>>,)*
         }
 
+        $(impl Shelf for $type {
+            const KIND: &'static str = $kind;
+
+            fn shelf(objects: &mut Objects) -> &mut Vec<Placed<Self>> {
+                &mut objects.$field
+            }
+        })*
+
         /// Kinds that are read: API group, versions, kind.
         const KINDS: &[(&str, &[&str], &str)] = &[$(($group, &$versions, $kind),)*];
 
@@ -239,8 +247,17 @@ impl Head<'_> {
     }
 }
 
+/// A kind of object, and where those of it are kept.
+pub(crate) trait Shelf: Sized {
+    /// Its kind.
+    const KIND: &'static str;
+
+    /// Those of it.
+    fn shelf(objects: &mut Objects) -> &mut Vec<Placed<Self>>;
+}
+
 /// A kind of object.
-trait Object: Sized {
+pub(crate) trait Object: Sized {
     fn decode(subject: &Subject<'_>, tree: Value) -> Option<Self>;
 }
 

@@ -28,7 +28,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    fn existing_pod(&mut self, placed: &'a Placed<core::Pod>) {
+    /// Adds one of them.
+    pub(crate) fn existing_pod(&mut self, placed: &'a Placed<core::Pod>) {
         let subject = self.findings.about(&placed.place);
         let pod = &placed.object;
         let metadata = &pod.metadata;

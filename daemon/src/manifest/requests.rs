@@ -145,18 +145,22 @@ fn pod_level(spec: &core::PodSpec, containers: &[Container], subject: &Subject<'
 
 /// Whether a pod asks for devices that compute: GPUs and the like.
 pub(crate) fn wants_accelerator(requests: &Resources) -> bool {
-    requests.iter().any(|(name, amount)| {
-        let (domain, device) = name.split_once('/').unwrap_or(("", name));
-        let makers = [
-            "nvidia.com",
-            "amd.com",
-            "aws.amazon.com",
-            "habana.ai",
-            "gpu.intel.com",
-            "google.com",
-        ];
-        let devices = ["gpu", "mig-", "neuron", "gaudi", "tpu", "i915", "xe"];
-        let known = makers.contains(&domain) && devices.iter().any(|d| device.starts_with(d));
-        amount > 0 && known
-    })
+    requests
+        .iter()
+        .any(|(name, amount)| amount > 0 && is_accelerator(name))
+}
+
+/// Whether a resource is a device that computes.
+pub(crate) fn is_accelerator(name: &str) -> bool {
+    let (domain, device) = name.split_once('/').unwrap_or(("", name));
+    let makers = [
+        "nvidia.com",
+        "amd.com",
+        "aws.amazon.com",
+        "habana.ai",
+        "gpu.intel.com",
+        "google.com",
+    ];
+    let devices = ["gpu", "mig-", "neuron", "gaudi", "tpu", "i915", "xe"];
+    makers.contains(&domain) && devices.iter().any(|d| device.starts_with(d))
 }

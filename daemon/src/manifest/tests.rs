@@ -207,6 +207,7 @@ fn a_cluster_is_read_with_its_pool_nodes_caches_wishes_and_daemons() {
                 name: "gpu",
                 weight: 10,
                 state: Ready,
+                serves: None,
                 requirements: [
                     PoolRequirement {
                         expression: Expression {

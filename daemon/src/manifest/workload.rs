@@ -305,7 +305,8 @@ impl<'a> Maker<'a> {
         self.make(&template, &wanted, workload.claims, None);
     }
 
-    fn daemon_sets(&mut self) {
+    /// What every node runs.
+    pub(crate) fn daemon_sets(&mut self) {
         for placed in &self.objects.daemon_sets {
             let subject = self.findings.about(&placed.place);
             let spec = &placed.object.spec;

@@ -32,6 +32,14 @@ pub(crate) const MODEL: ItemSize = ItemSize {
     basis: Basis::Assumed,
 };
 
+/// What an item is taken for when nobody says.
+pub(crate) fn assumed(item: &Item) -> ItemSize {
+    match item {
+        Item::Image { .. } => IMAGE,
+        Item::Model { repo, .. } => model_of_name(&repo.to_string()),
+    }
+}
+
 /// What a model of this name is taken for: names state parameters (`Llama-3.1-70B`, `Mixtral-8x7B`),
 /// which have 16 bits each unless the name says that they have 8 or 4.
 fn model_of_name(name: &str) -> ItemSize {
@@ -239,11 +247,8 @@ pub(crate) fn complete(snapshot: &mut Snapshot, given: Given) -> Vec<String> {
     let shapes = pods.chain(&snapshot.daemons);
     let items: BTreeSet<&Item> = shapes.flat_map(|shape| &shape.items).collect();
     let sizes = items.into_iter().map(|item| {
-        let assumed = match item {
-            Item::Image { .. } => IMAGE,
-            Item::Model { repo, .. } => model_of_name(&repo.to_string()),
-        };
-        (item.clone(), given.remove(item).unwrap_or(assumed))
+        let size = given.remove(item).unwrap_or_else(|| assumed(item));
+        (item.clone(), size)
     });
     snapshot.items = sizes.collect();
     let unused = given.keys().map(super::words::item);

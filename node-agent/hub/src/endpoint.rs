@@ -11,10 +11,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use headstart_core::digest::Sha256;
 use headstart_core::model::RepoId;
 use headstart_transfer::net::{Credential, Http, NetError, Origin, Request, Response};
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap};
+use sha2::Digest as _;
 use tokio::time::Instant;
 use url::Url;
 
@@ -346,6 +348,14 @@ fn read_json<T: serde::de::DeserializeOwned>(
             let found = kind.unwrap_or("no content type").chars().take(80).collect();
             Err(HubError::NotJson { url, found, source })
         }
+    }
+}
+
+impl Token {
+    /// A name for it, from which nobody finds it out.
+    pub fn fingerprint(&self) -> Sha256 {
+        let named = sha2::Sha256::new_with_prefix(b"headstart token\0").chain_update(&self.0);
+        Sha256(named.finalize().into())
     }
 }
 

@@ -8,6 +8,7 @@
 //! lists have caps, and a large file without sha256 is refused rather than taken unverified.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use headstart_core::digest::{Expected, GitSha1};
 use headstart_core::model::{
@@ -15,7 +16,7 @@ use headstart_core::model::{
 };
 use headstart_transfer::net::{Http, NetError, Origin};
 use http::header::{HeaderMap, LINK};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::endpoint::{Hub, HubError};
@@ -56,7 +57,8 @@ pub struct Resolution {
 }
 
 /// Who may read a repository.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Audience {
     /// Anybody.
     Public,
@@ -151,6 +153,16 @@ impl ResolveError {
     pub fn is_transient(&self) -> bool {
         matches!(&self.source, Problem::Hub(error) if error.is_transient())
             || matches!(self.source, Problem::Moved { .. })
+    }
+}
+
+impl ResolveError {
+    /// How long the Hub asks to wait.
+    pub fn asked_wait(&self) -> Option<Duration> {
+        match &self.source {
+            Problem::Hub(HubError::RateLimit { wait, .. }) => Some(*wait),
+            _ => None,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use headstart_core::digest::Expected;
 use headstart_core::model::{Commit, RepoId};
 use headstart_transfer::net::{Http, MAX_REDIRECTS, NetError, Origin, Response};
-use headstart_transfer::source::{Location, Source, SourceError};
+use headstart_transfer::source::{Location, Source, SourceError, SourceKind};
 use http::header::{HeaderMap, LOCATION};
 use http::{Method, StatusCode};
 use url::Url;
@@ -50,6 +50,10 @@ impl Hub {
 }
 
 impl Source for FileSource {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Hub
+    }
+
     fn name(&self) -> String {
         self.hub.host()
     }

@@ -33,7 +33,8 @@ const OURS: Perms = Perms {
 /// A view to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewSpec {
-    /// Where the consumer sees the tree's root, the directory that holds `hub`. Absolute.
+    /// Where the consumer sees the tree's root, the directory that holds `hub`: absolute, or seen
+    /// from the view's `hub/models--org--name/blobs`, where the links to it are.
     pub tree_inside: PathBuf,
     /// Where the view is made, as seen here. Its parent exists.
     pub at: PathBuf,
@@ -83,6 +84,16 @@ impl View {
     /// What `HF_HUB_CACHE` must be, as seen here. The consumer sees it below its own mount.
     pub fn hub(&self) -> PathBuf {
         self.spec.at.join("hub")
+    }
+
+    /// Makes the view if there is none, without a model: an empty cache, which its consumer fills.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn open(&self) -> Result<(), LayoutError> {
+        let at = Dir::open_or_make(&self.spec.at, OURS)?;
+        at.make("hub", self.perms())?;
+        Ok(())
     }
 
     /// Makes the view, or brings it up to date with what the tree now shows. What the consumer

@@ -190,6 +190,15 @@ impl ResolveError {
         }
     }
 
+    /// How long the registry asks to wait.
+    pub fn asked_wait(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { wait, .. } | Self::Unavailable { wait, .. } => *wait,
+            Self::EveryEndpoint { last, .. } => last.asked_wait(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn of_ask(
         error: AskError,
         image: &str,

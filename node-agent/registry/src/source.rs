@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use headstart_core::digest::Sha256;
 use headstart_transfer::net::{Http, Request};
-use headstart_transfer::source::{Location, Source, SourceError};
+use headstart_transfer::source::{Location, Source, SourceError, SourceKind};
 use http::{HeaderMap, StatusCode};
 
 use crate::access::{Access, AskError, Question};
@@ -87,6 +87,13 @@ impl RegistryBlob {
 }
 
 impl Source for RegistryBlob {
+    fn kind(&self) -> SourceKind {
+        match self.access.endpoint.is_registry {
+            true => SourceKind::Registry,
+            false => SourceKind::Mirror,
+        }
+    }
+
     fn name(&self) -> String {
         self.access.endpoint.name.clone()
     }

@@ -632,7 +632,7 @@ async fn fetch_layers(
             name: format!("layer {}", layer.index),
             size: layer.descriptor.size,
             expected: Expected::Sha256(layer.descriptor.digest),
-            priority: 0,
+            priority: 0.into(),
             sources: registries.sources(resolved, layer),
         };
         let bytes = engine.stream(&blob, Vec::new(), Arc::default()).await?;

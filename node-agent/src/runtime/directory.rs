@@ -10,8 +10,8 @@ use headstart_registry::Resolved;
 use headstart_unpack::{Style, Unpacked};
 
 use super::{Landing, LandingError, tell_only};
+use crate::items::blocking;
 use crate::store::{ImageNote, Store};
-use crate::warm::blocking;
 
 /// A root file system that is being made.
 pub(crate) struct DirectoryLanding {

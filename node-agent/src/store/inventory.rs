@@ -276,6 +276,7 @@ impl Store {
             }
         }
         removed.bytes += self.remove_orphans()?;
+        self.note_evicted(&removed);
         Ok(removed)
     }
 
@@ -394,7 +395,7 @@ fn read_plan(path: &Path) -> Option<Plan> {
     (path.file_stem()?.to_str()? == plan.id).then_some(plan)
 }
 
-pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use headstart_core::digest::Expected;
 
-use super::{Quota, Store, StoreError};
+use super::{Quota, Removed, Store, StoreError};
 
 /// What the jobs of this process hold of a store.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ struct Claimed {
     numbers: u64,
     /// How often each item is held.
     held: BTreeMap<String, usize>,
+    /// Items evicted, and their bytes.
+    evicted: (u64, u64),
 }
 
 /// Whoever measures and makes room does so alone.
@@ -119,6 +121,11 @@ impl Store {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_in_use(&self, id: &str) -> bool {
+        self.is_held(id)
+    }
+
     pub(super) fn is_held(&self, id: &str) -> bool {
         self.claims.lock().held.contains_key(id)
     }
@@ -177,6 +184,17 @@ impl Store {
         let found = found.or_else(|_| std::fs::symlink_metadata(self.partial(expected)));
         // A file system that cannot preallocate leaves holes, and they are not taken yet.
         found.map_or(0, |found| found.len().min(found.blocks() * 512))
+    }
+
+    pub(super) fn note_evicted(&self, removed: &Removed) {
+        let mut claimed = self.claims.lock();
+        claimed.evicted.0 += removed.names.len() as u64;
+        claimed.evicted.1 += removed.bytes;
+    }
+
+    /// Items evicted by this process so far, and their bytes.
+    pub fn evicted(&self) -> (u64, u64) {
+        self.claims.lock().evicted
     }
 
     /// Bytes that may be written now without crossing the quota.

@@ -32,7 +32,7 @@ async fn main() -> Result<(), Failure> {
             name: url.path().rsplit('/').next().unwrap_or("file").to_owned(),
             size: file[1].parse()?,
             expected: Expected::Sha256(file[2].parse()?),
-            priority: 0,
+            priority: 0.into(),
             sources: vec![Arc::new(FixedUrl::new(url))],
         });
     }

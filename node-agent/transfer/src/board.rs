@@ -234,7 +234,7 @@ impl Board {
         let mut transfer = Transfer {
             name: blob.name.clone(),
             size: blob.size,
-            priority: blob.priority,
+            priority: blob.priority.clone(),
             landed: blob.size - todo.bytes(),
             todo,
             lanes: 0,
@@ -284,7 +284,7 @@ impl Board {
             let Some(place) = place else { continue };
             let share = matches!(work, Work::Share(_));
             let left = u64::MAX - transfer.todo.bytes();
-            let rank = (share, transfer.priority, transfer.lanes, left);
+            let rank = (share, transfer.priority.rank(), transfer.lanes, left);
             if best_rank.is_none_or(|best| rank < best) {
                 (best_rank, best) = (Some(rank), Some((id, place, work)));
             }
@@ -316,10 +316,8 @@ impl Board {
     pub(crate) fn landed(&self, assignment: &mut Assignment, range: Range<u64>) {
         let bytes = range.end - range.start;
         assignment.landed.insert(range);
-        assignment
-            .progress
-            .landed
-            .fetch_add(bytes, Ordering::Relaxed);
+        let kind = assignment.place.source.kind();
+        assignment.progress.note(kind, bytes);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut inner = self.lock();
         if let Some(transfer) = inner.transfers.get_mut(&assignment.transfer) {

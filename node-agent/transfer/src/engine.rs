@@ -31,7 +31,7 @@ use crate::journal::BootId;
 use crate::lane::Lane;
 use crate::net::{Http, NetError};
 use crate::sink::{FileSink, Sink, StreamSink};
-use crate::source::{Blob, Source};
+use crate::source::{Blob, Source, SourceKind};
 
 /// How often the number of lanes is reconsidered.
 const TICK: Duration = Duration::from_millis(50);
@@ -82,14 +82,26 @@ impl Default for Limits {
 pub struct Progress {
     /// Bytes that arrived by network in this run.
     pub landed: AtomicU64,
+    /// The same by what kind of source they came from, in the order of [`SourceKind::ALL`].
+    pub by_kind: [AtomicU64; SourceKind::ALL.len()],
     /// Bytes that were there from an earlier run.
     pub resumed: AtomicU64,
     /// Requests that failed.
     pub faults: AtomicU64,
+    /// Times that its bytes were all there and wrong.
+    pub mismatches: AtomicU64,
     /// Microseconds that lanes waited for bytes from the network, summed over lanes.
     pub network_wait: AtomicU64,
     /// Microseconds that lanes waited for the disk or the reader, summed over lanes.
     pub disk_wait: AtomicU64,
+}
+
+impl Progress {
+    /// Notes bytes that landed from a source of that kind.
+    pub fn note(&self, kind: SourceKind, bytes: u64) {
+        self.landed.fetch_add(bytes, Ordering::Relaxed);
+        self.by_kind[kind as usize].fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Fetches blobs.
@@ -205,6 +217,7 @@ impl Engine {
             if found == blob.expected {
                 return Ok(Landed { sha256, sink });
             }
+            progress.mismatches.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(blob = %blob.name, %found, "content mismatch, fetched again");
             mismatch = Some(FetchError::Mismatch {
                 name: blob.name.clone(),
@@ -258,12 +271,15 @@ impl Engine {
             let (_, found) = digesting.finish();
             match found == blob.expected {
                 true => Ok(reader),
-                false => Err(FetchError::Mismatch {
-                    name: blob.name.clone(),
-                    expected: blob.expected,
-                    found,
-                    from: names(&blob.sources),
-                }),
+                false => {
+                    progress.mismatches.fetch_add(1, Ordering::Relaxed);
+                    Err(FetchError::Mismatch {
+                        name: blob.name.clone(),
+                        expected: blob.expected,
+                        found,
+                        from: names(&blob.sources),
+                    })
+                }
             }
         };
         let result = tokio::try_join!(transfer, pump);

@@ -97,6 +97,16 @@ impl FetchError {
     }
 }
 
+impl FetchError {
+    /// How long whoever has it asks to wait.
+    pub fn asked_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { wait, .. } => Some(*wait),
+            _ => None,
+        }
+    }
+}
+
 fn disk_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full: free space or choose another --root",

@@ -22,9 +22,11 @@ use url::{Host, Url};
 
 pub use self::error::NetError;
 pub use self::policy::{HostPolicy, HostPort};
+pub use self::tally::{AnswerClass, Tally};
 
 mod error;
 mod policy;
+mod tally;
 
 /// Redirects followed before giving up.
 pub const MAX_REDIRECTS: usize = 5;
@@ -227,6 +229,7 @@ pub struct Http {
     policy: Arc<HostPolicy>,
     tls: Arc<rustls::ClientConfig>,
     client: reqwest::Client,
+    tally: Arc<Tally>,
 }
 
 impl Http {
@@ -239,6 +242,7 @@ impl Http {
             policy,
             tls,
             client,
+            tally: Arc::default(),
         })
     }
 
@@ -250,12 +254,18 @@ impl Http {
             policy: self.policy.clone(),
             tls: self.tls.clone(),
             client,
+            tally: self.tally.clone(),
         })
     }
 
     /// The policy this client obeys.
     pub fn policy(&self) -> &HostPolicy {
         &self.policy
+    }
+
+    /// What has been asked by this client, its clones and its lanes.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// Sends `request`, following at most [`MAX_REDIRECTS`] redirects.
@@ -302,6 +312,14 @@ impl Http {
     /// Sends `request` and returns whatever comes, redirects included.
     pub async fn send_once(&self, request: &Request) -> Result<Response, NetError> {
         self.policy.check_url(&request.url)?;
+        self.tally.asked();
+        let answered = self.ask(request).await;
+        let status = answered.as_ref().ok().map(|response| response.status);
+        self.tally.answered(status);
+        answered
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Response, NetError> {
         let mut outgoing = self
             .client
             .request(request.method.clone(), request.url.clone());

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -25,9 +26,58 @@ pub struct Blob {
     /// What it must hash to.
     pub expected: Expected,
     /// Smaller goes first. Within a priority the largest blob goes first.
-    pub priority: u8,
+    pub priority: Priority,
     /// Where it can be had, best first; all are used when one alone does not fill the link.
     pub sources: Vec<Arc<dyn Source>>,
+}
+
+/// Where a blob is in the order. Clones share it, so that it can change while the blob is fetched;
+/// a connection goes by it when it next asks for work.
+#[derive(Clone, Debug, Default)]
+pub struct Priority(Arc<AtomicU32>);
+
+impl Priority {
+    /// Puts it, and what shares it, somewhere else.
+    pub fn set(&self, rank: u32) {
+        self.0.store(rank, Ordering::Relaxed);
+    }
+
+    /// Where it is now.
+    pub fn rank(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl From<u32> for Priority {
+    fn from(rank: u32) -> Self {
+        Self(Arc::new(rank.into()))
+    }
+}
+
+/// What kind of place a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceKind {
+    /// The registry that an image's name says.
+    Registry,
+    /// Another registry that has the same image.
+    Mirror,
+    /// The Hugging Face Hub, or what stands in for it.
+    Hub,
+    /// Another node.
+    Peer,
+    /// Any other URL.
+    Url,
+}
+
+impl SourceKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Registry,
+        Self::Mirror,
+        Self::Hub,
+        Self::Peer,
+        Self::Url,
+    ];
 }
 
 /// Where a blob's bytes are right now.
@@ -45,6 +95,11 @@ pub struct Location {
 pub trait Source: Send + Sync + fmt::Debug {
     /// The host or peer, for reports: `huggingface.co`, `ghcr.io`.
     fn name(&self) -> String;
+
+    /// What kind of place it is, for the same.
+    fn kind(&self) -> SourceKind {
+        SourceKind::Url
+    }
 
     /// Where the bytes are. `refused` is the status with which the location returned last time
     /// refused (401, 403, 404, 410, 416): the source renews what it can (a token, a signature) or

@@ -43,6 +43,9 @@ enum Task {
     /// Offers fake GPUs to the kubelet
     #[command(hide = true)]
     Gpus { count: usize, after_ms: u64 },
+    /// Answers for the names of services
+    #[command(hide = true)]
+    Dns { authority: PathBuf },
     /// Serves one small model as the Hub would
     #[command(hide = true)]
     Hub,
@@ -94,6 +97,7 @@ fn main() -> Result<()> {
             let after = Duration::from_millis(after_ms);
             runtime()?.block_on(cluster::serve_gpus(Gpus { count, after }))
         }
+        Task::Dns { authority } => cluster::serve_names(&authority),
         Task::Hub => runtime()?.block_on(serve_hub()),
     }
 }
@@ -108,7 +112,7 @@ fn up(directory: PathBuf, up: Up) -> Result<()> {
     let node = NodeOptions {
         rate: up.rate,
         gpus,
-        labels: Vec::new(),
+        ..NodeOptions::default()
     };
     let program = std::env::current_exe().context("this program has no path")?;
     let cluster = Cluster::up(&Options {

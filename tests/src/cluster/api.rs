@@ -83,6 +83,23 @@ impl Api {
         self.done("POST", path, "application/json", body.into())
     }
 
+    /// Makes an object that is written as YAML.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn create_yaml(&self, path: &str, object: String) -> Result<Value> {
+        self.done("POST", path, "application/yaml", object.into())
+    }
+
+    /// Makes an object what `object` says, by server-side apply; `path` names it and the manager.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn apply(&self, path: &str, object: &Value) -> Result<Value> {
+        let body = serde_json::to_vec(object)?;
+        self.done("PATCH", path, "application/apply-patch+yaml", body.into())
+    }
+
     /// Changes an object by a merge patch.
     ///
     /// # Errors
@@ -90,6 +107,15 @@ impl Api {
     pub fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
         let body = serde_json::to_vec(patch)?;
         self.done("PATCH", path, "application/merge-patch+json", body.into())
+    }
+
+    /// Changes an object by a JSON patch, which can change one entry of a list.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn patch_json(&self, path: &str, patch: &Value) -> Result<Value> {
+        let body = serde_json::to_vec(patch)?;
+        self.done("PATCH", path, "application/json-patch+json", body.into())
     }
 
     /// Removes an object, without the time it would have to end.
@@ -135,12 +161,43 @@ impl Api {
         serde_json::from_slice(&body).with_context(|| format!("{method} {path}: {}", said()))
     }
 
+    /// Tries something with another token than the administrator's: the status, and what was said.
+    ///
+    /// # Errors
+    /// If the server cannot be reached.
+    pub fn try_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        object: &Value,
+    ) -> Result<(u16, String)> {
+        let kind = match method {
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let body = serde_json::to_vec(object)?;
+        let (status, body) = self.call_as(token, method, path, kind, body.into())?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
     fn call(&self, method: &str, path: &str, kind: &str, body: Bytes) -> Result<(u16, Bytes)> {
+        self.call_as(&self.token, method, path, kind, body)
+    }
+
+    fn call_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<(u16, Bytes)> {
         let request = http::Request::builder()
             .method(method)
             .uri(path)
             .header("host", &self.host)
-            .header("authorization", format!("Bearer {}", self.token))
+            .header("authorization", format!("Bearer {token}"))
             .header("content-type", kind)
             .body(Full::new(body))?;
         let (host, tls) = (self.host.clone(), TlsConnector::from(self.tls.clone()));

@@ -31,15 +31,18 @@ pub(super) const SERVER_NAMES: [&str; 8] = [
     "localhost",
 ];
 
-/// Nodes on the switch hear each other through this machine; hints of a shorter way are noise.
-pub(super) const SET_UP: &str = r"
+/// Nodes on the switch hear each other through this machine; hints of a shorter way are noise. What
+/// runs here knows the cluster's names.
+pub(super) const SET_UP: &str = r#"
 ip link add switch type bridge
 ip addr add 10.99.0.1/24 dev switch
 ip link set switch up
 echo 1 >/proc/sys/net/ipv4/ip_forward
 echo 0 >/proc/sys/net/ipv4/conf/all/send_redirects
 echo 0 >/proc/sys/net/ipv4/conf/switch/send_redirects
-";
+echo "nameserver 10.99.0.1" >"$1/resolv.conf"
+if [ -e /etc/resolv.conf ]; then mount --bind "$1/resolv.conf" /etc/resolv.conf; fi
+"#;
 
 /// Where programs are.
 #[derive(Clone, Debug)]

@@ -69,7 +69,7 @@ pub fn shell_layer() -> Result<Layer> {
     Ok(Layer::Tar(tar.into_inner()?.into()))
 }
 
-fn image(layers: Vec<Layer>) -> Result<Image> {
+pub(super) fn image(layers: Vec<Layer>) -> Result<Image> {
     let recipe = Recipe {
         layers,
         compression: Compression::Gzip(1),
@@ -87,7 +87,7 @@ fn busybox() -> Result<tar::Builder<Vec<u8>>> {
     Ok(tar)
 }
 
-fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> Result<()> {
+pub(super) fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
     header.set_size(bytes.len() as u64);

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::control::{API, Programs, REGISTRY};
+use super::control::{ADDRESS, API, Programs, REGISTRY};
+use super::dns;
 use super::gpu::Gpus;
 use super::keys::Keys;
 use super::machine::Machine;
@@ -49,6 +50,23 @@ pub struct NodeOptions {
     pub gpus: Option<Gpus>,
     /// Labels it registers with.
     pub labels: Vec<(String, String)>,
+    /// Taints it registers with, as the kubelet writes them: `key=value:NoSchedule`.
+    pub taints: Vec<String>,
+    /// What its `spec.providerID` is to be.
+    pub provider_id: Option<String>,
+    /// What happens between its network and its kubelet.
+    pub early: Option<Early>,
+}
+
+/// A boot as a cloud's: a program of ours starts with the network, the kubelet some time later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Early {
+    /// Files it finds: a path below `/var/lib`, and what is in it.
+    pub files: Vec<(String, String)>,
+    /// The program with its arguments; `{node}` in them is the node's name. None is no program.
+    pub command: Vec<String>,
+    /// How long after the network containerd and the kubelet start.
+    pub kubelet_after: Duration,
 }
 
 /// A running node.
@@ -131,6 +149,9 @@ impl Node {
     ) -> Result<()> {
         let (name, machine) = (self.name().to_owned(), &self.machine);
         let lib = machine.directory.join("lib");
+        if let Some(early) = &options.early {
+            self.boot(early, &lib, &mut record)?;
+        }
         let hosts = lib.join("containerd-certs.d").join(REGISTRY);
         fs::create_dir_all(&hosts)?;
         let host =
@@ -178,6 +199,15 @@ impl Node {
                 .collect();
             arguments.push(format!("--node-labels={}", labels.join(",")));
         }
+        if !options.taints.is_empty() {
+            arguments.push(format!(
+                "--register-with-taints={}",
+                options.taints.join(",")
+            ));
+        }
+        if let Some(id) = &options.provider_id {
+            arguments.push(format!("--provider-id={id}"));
+        }
         let kubelet = programs.kubernetes.join("kubelet");
         record(machine.start("kubelet", &kubelet, &arguments)?)?;
 
@@ -196,6 +226,33 @@ impl Node {
             ];
             record(machine.start("gpu", program, &arguments)?)?;
         }
+        Ok(())
+    }
+
+    /// What comes before containerd and the kubelet.
+    fn boot(
+        &self,
+        early: &Early,
+        lib: &Path,
+        record: &mut impl FnMut(Process) -> Result<()>,
+    ) -> Result<()> {
+        let network = Instant::now();
+        for (path, text) in &early.files {
+            let path = lib.join(path);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        if let Some((program, arguments)) = early.command.split_first() {
+            let named = |argument: &String| argument.replace("{node}", self.name());
+            let arguments: Vec<String> = arguments.iter().map(named).collect();
+            record(
+                self.machine
+                    .start("agent", Path::new(program), &arguments)?,
+            )?;
+        }
+        std::thread::sleep(early.kubelet_after.saturating_sub(network.elapsed()));
         Ok(())
     }
 
@@ -231,6 +288,8 @@ impl Node {
             "registryPullQPS": 0,
             "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
             "podCIDR": self.pods(),
+            "clusterDNS": [ADDRESS],
+            "clusterDomain": dns::DOMAIN,
             "address": self.address(),
             "tlsCertFile": keys.path(&format!("{serving}.crt")),
             "tlsPrivateKeyFile": keys.path(&format!("{serving}.key")),

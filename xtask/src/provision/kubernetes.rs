@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::go::{Go, version};
 use super::{directory, lock, output, put_stamp, run, stamped};
 
 /// Names a directory with the programs, and says where tests find them.
@@ -23,13 +24,6 @@ const PROGRAMS: [&str; 5] = [
     "kubelet",
     "kube-proxy",
 ];
-
-/// The Go line Kubernetes is built with. A later one builds programs that publish a broken
-/// OpenAPI, so that `kubectl apply` fails.
-const GO: (&str, &str) = ("go1.26.", "go1.26.4");
-
-/// Packages built at a time: each takes most of a gigabyte.
-const PARALLEL: &str = "2";
 
 /// The directory with the programs.
 ///
@@ -50,7 +44,7 @@ pub(crate) fn kubernetes(workspace: &Path, target: &Path) -> Result<PathBuf> {
     }
     let module = workspace.join("tests/kubernetes");
     let sums = fs::read_to_string(module.join("go.sum")).context("read tests/kubernetes/go.sum")?;
-    let version = version(&module)?;
+    let version = version(&module, "k8s.io/kubernetes")?;
     let _lock = lock(target)?;
     let home = directory(target).join("kubernetes").join(&version);
     let stamp = format!("{}\n{sums}", PROGRAMS.join(" "));
@@ -67,23 +61,10 @@ pub(crate) fn kubernetes(workspace: &Path, target: &Path) -> Result<PathBuf> {
     Ok(home)
 }
 
-/// The version that the module requires.
-fn version(module: &Path) -> Result<String> {
-    let path = module.join("go.mod");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let required = text.lines().find_map(|line| {
-        let line = line.trim().trim_start_matches("require ");
-        line.strip_prefix("k8s.io/kubernetes ")
-    });
-    let version = required.with_context(|| format!("{} requires no Kubernetes", path.display()))?;
-    let version = version.split_whitespace().next().unwrap_or_default();
-    Ok(version.to_owned())
-}
-
 /// Builds them one after the other, as gently as it goes. The version is stamped as upstream
 /// stamps it: a server without one is refused by many clients.
 fn build(module: &Path, version: &str, home: &Path) -> Result<()> {
-    let go = toolchain(module)?;
+    let go = Go::find()?;
     let numbers = version.trim_start_matches('v');
     let mut parts = numbers.split('.');
     let (major, minor) = (parts.next(), parts.next());
@@ -106,29 +87,10 @@ fn build(module: &Path, version: &str, home: &Path) -> Result<()> {
     }
     for program in PROGRAMS {
         eprintln!("provision: Kubernetes {version}, {program} (minutes, once)");
-        let mut build = Command::new("nice");
-        build.args(["-n", "10", "go", "build", "-p", PARALLEL, "-trimpath"]);
-        build.args(["-mod=readonly", "-buildvcs=false", "-ldflags", &flags, "-o"]);
-        build.arg(home.join(program));
-        build.arg(format!("k8s.io/kubernetes/cmd/{program}"));
-        build.current_dir(module);
-        run(build.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", &go))?;
+        let package = format!("k8s.io/kubernetes/cmd/{program}");
+        go.build(module, &package, &flags, &home.join(program))?;
     }
     Ok(())
-}
-
-/// What `GOTOOLCHAIN` must be: the installed Go if it is of the right line, else one it fetches.
-fn toolchain(module: &Path) -> Result<String> {
-    let mut ask = Command::new("go");
-    ask.args(["env", "GOVERSION"]).current_dir(module);
-    let installed = output(ask.env("GOTOOLCHAIN", "local"))?;
-    let (line, fetched) = GO;
-    let chosen = if installed.starts_with(line) {
-        "local"
-    } else {
-        fetched
-    };
-    Ok(chosen.to_owned())
 }
 
 /// Fetches them from where Kubernetes is published.

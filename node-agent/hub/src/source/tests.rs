@@ -149,7 +149,7 @@ fn blob(hub: &Hub, plan: &ModelPlan, file: &PlannedFile) -> Blob {
         name: file.path.to_string(),
         size: file.size,
         expected: file.expected,
-        priority: 0,
+        priority: 0.into(),
         sources: vec![hub.source(plan, file)],
     }
 }

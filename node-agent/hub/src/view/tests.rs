@@ -80,6 +80,28 @@ fn a_view_is_directories_and_links_and_reads_through_to_the_tree() {
 }
 
 #[test]
+fn a_view_can_be_empty_and_its_links_can_be_relative() {
+    let store = Store::new();
+    let _ = store.publish();
+    let inside = "../.tree";
+    let view = View::of(ViewSpec {
+        tree_inside: inside.into(),
+        ..spec(&store)
+    });
+    view.open().unwrap();
+    view.open().unwrap();
+    assert_eq!(shown(&view.hub()), "");
+    view.refresh(&store.plan, &store.tree).unwrap();
+    let repo = view.hub().join("models--org--name");
+    symlink(store.tree.root(), repo.join(".tree")).unwrap();
+    let read = std::fs::read_to_string(snapshot(&store).join("deep/er/part.safetensors"));
+    assert_eq!(read.unwrap(), "third");
+    view.open().unwrap();
+    assert!(repo.exists());
+    view.remove().unwrap();
+}
+
+#[test]
 fn a_view_shows_what_is_there_and_more_after_a_refresh() {
     let store = Store::new();
     let late = "model-00002-of-00002.safetensors";

@@ -18,11 +18,12 @@ use super::{
 use crate::engine::{Limits, Progress};
 use crate::error::FetchError;
 use crate::sink::Sink;
+use crate::source::Priority;
 
 pub(super) struct Transfer {
     pub(super) name: String,
     pub(super) size: u64,
-    pub(super) priority: u8,
+    pub(super) priority: Priority,
     pub(super) todo: RangeSet,
     pub(super) landed: u64,
     pub(super) lanes: usize,

@@ -115,7 +115,7 @@ async fn fetches_what_its_environment_orders() {
         name: "b".into(),
         size: size.parse().unwrap(),
         expected: Expected::Sha256(sha256.parse().unwrap()),
-        priority: 0,
+        priority: 0.into(),
         sources: vec![Arc::new(FixedUrl::new(url))],
     };
     engine

@@ -75,7 +75,7 @@ fn blob(name: &str, content: &[u8], urls: &[Url]) -> Blob {
         name: name.to_owned(),
         size: content.len() as u64,
         expected: Expected::Sha256(sha256(content)),
-        priority: 0,
+        priority: 0.into(),
         sources: urls.iter().map(source).collect(),
     }
 }

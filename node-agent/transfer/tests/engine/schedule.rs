@@ -63,8 +63,8 @@ async fn a_smaller_priority_goes_first_and_among_equals_the_largest() {
         _ => Act::Serve,
     })
     .await;
-    for (blob, priority) in blobs.iter_mut().zip([0, 9, 5, 5, 1]) {
-        blob.0.priority = priority;
+    for (blob, priority) in blobs.iter_mut().zip([0_u32, 9, 5, 5, 1]) {
+        blob.0.priority = priority.into();
     }
     let limits = Limits {
         connections: 1,
@@ -150,7 +150,7 @@ async fn a_fetch_that_waits_for_its_turn_is_not_stalled() {
         }
     })
     .await;
-    blobs[0].0.priority = 9;
+    blobs[0].0.priority = 9.into();
     let engine = engine(
         policy(&[server.url("/")]),
         Limits {

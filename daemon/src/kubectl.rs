@@ -1,0 +1,77 @@
+//! Which cluster a command asks, with the flags that users of kubectl expect.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kube::Client;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+/// How the cluster is reached.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ClusterArgs {
+    /// Kubeconfig to use instead of $KUBECONFIG and ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig to use instead of its current one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Namespace to look at
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// A cluster that can be asked.
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    /// The namespace that is meant when none is named.
+    pub(crate) namespace: String,
+}
+
+impl ClusterArgs {
+    /// A client for the cluster. Nothing has been asked yet.
+    ///
+    /// # Errors
+    /// In one line, if the kubeconfig cannot be used.
+    pub(crate) async fn connect(&self) -> Result<Cluster, String> {
+        // Both ends of a second installation would be the same provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let options = KubeConfigOptions {
+            context: self.context.clone(),
+            ..KubeConfigOptions::default()
+        };
+        let found = match &self.kubeconfig {
+            Some(path) => match Kubeconfig::read_from(path) {
+                Ok(read) => Config::from_custom_kubeconfig(read, &options).await,
+                Err(error) => Err(error),
+            },
+            None if self.context.is_some() => Config::from_kubeconfig(&options).await,
+            None => match Config::infer().await {
+                Ok(config) => Ok(config),
+                Err(error) => return Err(no_cluster(&chain(&error))),
+            },
+        };
+        let config = found.map_err(|error| no_cluster(&chain(&error)))?;
+        let namespace = self.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).map_err(|error| no_cluster(&chain(&error)))?;
+        Ok(Cluster { client, namespace })
+    }
+}
+
+fn no_cluster(why: &str) -> String {
+    format!("no cluster to ask: {why}; give --kubeconfig and --context, or set KUBECONFIG")
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !said.contains(&more) {
+            said += &format!(": {more}");
+        }
+        cause = error.source();
+    }
+    said
+}

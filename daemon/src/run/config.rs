@@ -1,0 +1,157 @@
+//! What `headstart run` is told, read once: flags, each with an environment variable.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use url::Url;
+
+use super::beside::BesideArgs;
+use super::outside::OutsideArgs;
+
+/// Run the control plane: watch the cluster, buy nodes, say what they fetch
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// Name of the cluster; instances carry it
+    #[arg(long, env = "HEADSTART_CLUSTER_NAME", default_value = "default")]
+    pub(crate) cluster_name: String,
+    /// Namespace of the lease and of what is remembered
+    #[arg(long, env = "HEADSTART_NAMESPACE", default_value = "headstart")]
+    pub(crate) namespace: String,
+    /// Name of this replica; the pod's
+    #[arg(long, env = "HEADSTART_IDENTITY")]
+    pub(crate) identity: Option<String>,
+    /// Where nodes come from: `none` (somebody else buys them), `kwok` (nodes that are only objects)
+    /// or `external=URL`
+    #[arg(long, env = "HEADSTART_PROVIDER", default_value = "none")]
+    pub(crate) provider: ProviderKind,
+    /// Longest time between two rounds, in milliseconds
+    #[arg(
+        long,
+        env = "HEADSTART_ROUND_INTERVAL_MS",
+        default_value_t = 5_000,
+        value_parser = clap::value_parser!(u64).range(100..=600_000)
+    )]
+    pub(crate) round_interval_ms: u64,
+    /// How long an event may wait for others before a round starts, in milliseconds
+    #[arg(
+        long,
+        env = "HEADSTART_ROUND_DELAY_MS",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(0..=10_000)
+    )]
+    pub(crate) round_delay_ms: u64,
+    /// Address of `/healthz`, `/readyz`, `/metrics` and `/plan`
+    #[arg(long, env = "HEADSTART_HTTP", default_value = "0.0.0.0:8080")]
+    pub(crate) http: SocketAddr,
+    /// Name of the lease that replicas share
+    #[arg(long, env = "HEADSTART_LEASE", default_value = "headstart")]
+    pub(crate) lease: String,
+    /// How long a replica leads without renewing, in seconds
+    #[arg(
+        long,
+        env = "HEADSTART_LEASE_SECONDS",
+        default_value_t = 15,
+        value_parser = clap::value_parser!(u32).range(3..=300)
+    )]
+    pub(crate) lease_seconds: u32,
+    /// How long a new node may take to join, in seconds; then it is given back
+    #[arg(
+        long,
+        env = "HEADSTART_REGISTRATION_SECONDS",
+        default_value_t = 900,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub(crate) registration_seconds: u64,
+    /// How long an instance of ours may be without a claim before it is given back, in seconds
+    #[arg(
+        long,
+        env = "HEADSTART_ORPHAN_SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub(crate) orphan_seconds: u64,
+    #[command(flatten)]
+    pub(crate) outside: OutsideArgs,
+    #[command(flatten)]
+    pub(super) beside: BesideArgs,
+}
+
+/// Where nodes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ProviderKind {
+    /// Somebody else buys them: companion mode.
+    None,
+    /// Nodes that are only objects.
+    Kwok,
+    /// A program that answers over HTTP.
+    External(Url),
+}
+
+impl FromStr for ProviderKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            None if text == "none" => Ok(Self::None),
+            None if text == "kwok" => Ok(Self::Kwok),
+            Some(("external", url)) => match Url::parse(url) {
+                Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Self::External(url)),
+                Ok(url) => Err(format!(
+                    "{}: is no scheme a provider is asked by; write external=https://host:port",
+                    url.scheme()
+                )),
+                Err(error) => Err(format!("{url:?} is no URL: {error}")),
+            },
+            _ => Err(format!(
+                "{text:?} is no provider; write none, kwok or external=URL"
+            )),
+        }
+    }
+}
+
+impl RunArgs {
+    /// Name of this replica: what was given, else the host's with the process.
+    pub(crate) fn identity(&self) -> String {
+        self.identity.clone().unwrap_or_else(|| {
+            let host = nix::unistd::gethostname().unwrap_or_default();
+            format!("{}-{}", host.to_string_lossy(), std::process::id())
+        })
+    }
+
+    /// Longest time between two rounds.
+    pub(crate) fn interval(&self) -> Duration {
+        Duration::from_millis(self.round_interval_ms)
+    }
+
+    /// How long an event may wait for others.
+    pub(crate) fn delay(&self) -> Duration {
+        Duration::from_millis(self.round_delay_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_is_one_of_three_words() {
+        let read = |text: &str| text.parse::<ProviderKind>();
+        assert_eq!(read("none"), Ok(ProviderKind::None));
+        assert_eq!(read("kwok"), Ok(ProviderKind::Kwok));
+        assert!(matches!(
+            read("external=http://127.0.0.1:8"),
+            Ok(ProviderKind::External(_))
+        ));
+        for wrong in [
+            "aws",
+            "external",
+            "external=ftp://a",
+            "external=x",
+            "kwok=1",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

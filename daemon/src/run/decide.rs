@@ -1,0 +1,329 @@
+//! From what was planned to what is written: purchases, nodes to give back, intents, and what is left
+//! over from nodes that are gone. Nothing is chosen here, and nothing awaited.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use headstart_api::{NodeCacheSpec, NodeClaim, names};
+use headstart_core::cache::Item;
+use headstart_core::money::Millis;
+use headstart_core::node::{Node, NodeState};
+use headstart_core::plan::{NewNode, Plan, Prefetch, RetirementPlan, Target};
+use headstart_core::pod::{ObjectKey, Phase, Progress};
+use headstart_core::reason::NotServed;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource as _, ResourceExt as _};
+
+use super::claim;
+use super::intent;
+use super::nodes::cache_name;
+use super::round::Rounds;
+use super::say::{Reason, Say};
+use super::write::{Cache, Write};
+use crate::plan::words;
+
+/// How long a node cache may be without the claim or node that it is for.
+const ORPHAN_CACHE: Millis = Millis::from_secs(120);
+
+/// Most pods spoken about in one round.
+const MOST_SAID: usize = 50;
+
+/// Longest time between saying the same of one pod.
+const SAY_AGAIN: Duration = Duration::from_secs(600);
+
+impl Rounds {
+    /// What this round writes, most urgent first.
+    pub(super) fn decide(
+        &mut self,
+        plan: &Plan,
+        lists: &[Prefetch],
+        retirement: &RetirementPlan,
+        now: Millis,
+    ) -> Vec<Write> {
+        let mut writes = Vec::new();
+        let lists: BTreeMap<&Target, &Prefetch> =
+            lists.iter().map(|list| (&list.target, list)).collect();
+        if self.calls.is_some() {
+            self.step_claims(&mut writes, now);
+            for (number, node) in plan.nodes.iter().enumerate() {
+                let list = lists.get(&Target::New(number)).copied();
+                writes.push(self.buy(node, number, list, now));
+            }
+            self.give_back(retirement, plan.nodes.len(), &mut writes, now);
+            self.say_unserved(plan, now);
+        }
+        self.intents(&lists, &mut writes);
+        self.sweep(&mut writes, now);
+        writes
+    }
+
+    /// The intent and the claim for a purchase.
+    fn buy(
+        &mut self,
+        node: &NewNode,
+        number: usize,
+        list: Option<&Prefetch>,
+        now: Millis,
+    ) -> Write {
+        let snapshot = &self.mind.snapshot;
+        let pool = snapshot.pools.iter().find(|pool| pool.name == node.pool);
+        let name = &node.offering.instance_type;
+        let kind = snapshot.types.iter().find(|kind| kind.name == *name);
+        let why = match &node.runner_up {
+            Some(second) => {
+                let what = words::candidate(&second.what);
+                let why = words::runner_up(&node.score, &node.timing, second);
+                format!("chosen over {what}: {why}")
+            }
+            None => "nothing else would do".to_owned(),
+        };
+        let salt = format!("{} {number}", now.0);
+        let claim = claim::of(node, pool, kind, &salt, why.clone());
+        let name = claim.name_any();
+        let note = format!(
+            "buying {} for this pod: serves in {}, {}; {why}",
+            node.offering,
+            node.timing.total(),
+            node.price
+        );
+        self.announcing.insert(name.clone(), note);
+        let cache = Cache {
+            labels: labels_of(&name, Some(&claim), None),
+            name,
+            owner: None,
+            spec: NodeCacheSpec {
+                generation: 1,
+                items: intent::items(list, [], &self.mind),
+            },
+        };
+        Write::Buy(Box::new(cache), Box::new(claim))
+    }
+
+    /// Claims that go, after what replaces them is there.
+    fn give_back(
+        &mut self,
+        retirement: &RetirementPlan,
+        bought: usize,
+        writes: &mut Vec<Write>,
+        now: Millis,
+    ) {
+        let mut replacements = Vec::new();
+        for node in retirement.retire.iter().flat_map(|it| &it.replacements) {
+            let write = self.buy(node, bought + replacements.len(), None, now);
+            if let Write::Buy(cache, _) = &write {
+                replacements.push(cache.name.clone());
+            }
+            writes.push(write);
+        }
+        for retired in &retirement.retire {
+            let claim = self.mind.node(&retired.node).and_then(|node| {
+                let name = node.labels.get(names::NODE_CLAIM)?;
+                self.picture.claims.get(name).cloned()
+            });
+            let Some(claim) = claim.filter(|it| it.metadata.deletion_timestamp.is_none()) else {
+                continue;
+            };
+            let by: BTreeSet<&String> = retired
+                .moves
+                .iter()
+                .filter_map(|(_, target)| match target {
+                    Target::New(index) => replacements.get(*index),
+                    Target::Node(_) => None,
+                })
+                .collect();
+            let why = words::disruption(retired.reason);
+            let saves = retired.saves;
+            tracing::info!(node = retired.node, why, %saves, "a node is given back");
+            self.speaker.say(Say {
+                about: claim.object_ref(&()),
+                reason: Reason::NodeGivenBack,
+                note: format!("node {} is given back: {why}; saves {saves}", retired.node),
+                news: String::new(),
+            });
+            writes.push(match by.is_empty() {
+                true => Write::GiveUp {
+                    name: claim.name_any(),
+                    uid: claim.uid(),
+                    why: why.to_owned(),
+                },
+                false => Write::ReplacedBy {
+                    name: claim.name_any(),
+                    by: Some(by.into_iter().cloned().collect()),
+                },
+            });
+        }
+    }
+
+    /// Nodes that are being replaced.
+    pub(super) fn replaced(&self) -> BTreeSet<String> {
+        let claims = self.picture.claims.iter();
+        let replaced = claims.filter(|(_, claim)| !claim::replaced_by(claim).is_empty());
+        replaced
+            .filter_map(|(name, _)| self.nodes.of_claim(name).map(str::to_owned))
+            .collect()
+    }
+
+    /// What nodes that exist or are on their way are to have.
+    fn intents(&self, lists: &BTreeMap<&Target, &Prefetch>, writes: &mut Vec<Write>) {
+        let mut used: HashMap<&str, Vec<&Item>> = HashMap::new();
+        for pod in &self.mind.snapshot.pods {
+            if let Phase::Bound { node, progress } = &pod.phase
+                && *progress != Progress::Terminating
+                && !pod.shape.items.is_empty()
+            {
+                used.entry(node).or_default().extend(&pod.shape.items);
+            }
+        }
+        for node in &self.mind.snapshot.nodes {
+            if node.state == NodeState::Leaving {
+                continue;
+            }
+            let list = lists.get(&Target::Node(node.name.clone())).copied();
+            let used = used.remove(node.name.as_str()).unwrap_or_default();
+            writes.extend(self.intent(node, list, used));
+        }
+    }
+
+    fn intent(&self, node: &Node, list: Option<&Prefetch>, used: Vec<&Item>) -> Option<Write> {
+        let claim = node.labels.get(names::NODE_CLAIM);
+        let claim = claim
+            .and_then(|name| self.picture.claims.get(name))
+            .map(|it| &**it);
+        let name = cache_name(node, claim);
+        let before = self.picture.caches.get(&name).map(|seen| &seen.object);
+        if before.is_none() && !intent::is_told(node) {
+            return None;
+        }
+        let seen = self
+            .picture
+            .nodes
+            .get(&node.name)
+            .map(|seen| &seen.raw.object);
+        let owner = match (claim, seen) {
+            (Some(claim), _) => claim.controller_owner_ref(&()),
+            (None, Some(node)) => node.controller_owner_ref(&()),
+            (None, None) => None,
+        };
+        let owner = owner.map(|owner| OwnerReference {
+            controller: None,
+            block_owner_deletion: None,
+            ..owner
+        });
+        let of = before.and_then(|it| it.metadata.owner_references.as_ref()?.first());
+        if let (Some(before), Some(of), Some(owner)) = (before, of, &owner)
+            && of.uid != owner.uid
+        {
+            // Another machine has the name now: nothing that was said of the old one holds.
+            return Some(Write::RemoveCache {
+                name,
+                uid: before.uid(),
+            });
+        }
+        let items = intent::items(list, used, &self.mind);
+        let labels = labels_of(&name, claim, seen.map(|_| node.name.as_str()));
+        let spec = intent::next(before.map(|it| &it.spec), items);
+        let lacks = before.is_some_and(|it| {
+            (of.is_none() && owner.is_some())
+                || labels
+                    .iter()
+                    .any(|(key, value)| it.labels().get(key) != Some(value))
+        });
+        let spec = match (spec, before) {
+            (Some(spec), _) => spec,
+            (None, Some(before)) if lacks => before.spec.clone(),
+            _ => return None,
+        };
+        Some(Write::Cache(Box::new(Cache {
+            name,
+            owner,
+            labels,
+            spec,
+        })))
+    }
+
+    /// Node caches that belong to nothing any more.
+    fn sweep(&self, writes: &mut Vec<Write>, now: Millis) {
+        let picture = &self.picture;
+        for (name, seen) in &picture.caches {
+            let flies = picture.announced.get(name).is_some_and(|it| {
+                let node = it.node_name.as_ref();
+                node.is_none_or(|node| !picture.nodes.contains_key(node))
+            });
+            let metadata = &seen.object.metadata;
+            let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+            let young = now - claim::millis(created) < ORPHAN_CACHE;
+            let wanted = picture.claims.contains_key(name) || picture.nodes.contains_key(name);
+            // One whose owner is gone goes at once; one that had none yet may be about to get it.
+            let owned = metadata.owner_references.is_some();
+            if !flies && !wanted && (owned || !young) && metadata.deletion_timestamp.is_none() {
+                writes.push(Write::RemoveCache {
+                    name: name.clone(),
+                    uid: metadata.uid.clone(),
+                });
+            }
+        }
+    }
+
+    fn say_unserved(&mut self, plan: &Plan, now: Millis) {
+        let again = now.0 / u64::try_from(SAY_AGAIN.as_millis()).unwrap_or(1);
+        for (pod, why) in plan.unserved.iter().take(MOST_SAID) {
+            let Some(about) = self.pod_ref(pod) else {
+                continue;
+            };
+            self.speaker.say(Say {
+                about,
+                reason: Reason::NotServed,
+                note: words::not_served(why, now)
+                    .iter()
+                    .map(|line| line.trim())
+                    .collect::<Vec<_>>()
+                    .join("; "),
+                news: format!("{again} {}", codes(why)),
+            });
+        }
+    }
+
+    /// A pod, as Events name it.
+    pub(super) fn pod_ref(&self, pod: &ObjectKey) -> Option<ObjectReference> {
+        let seen = self.picture.pods.get(pod)?;
+        Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(seen.uid.to_string()),
+            ..ObjectReference::default()
+        })
+    }
+}
+
+/// What of a reason is news when it differs: the kinds of obstacles, without their numbers.
+fn codes(why: &NotServed) -> String {
+    match why {
+        NotServed::NoCandidate { nodes, offerings } => {
+            let all = offerings
+                .iter()
+                .flat_map(|(_, tallies)| tallies)
+                .chain(nodes);
+            let codes: BTreeSet<&str> = all
+                .map(|tally| words::rejection_code(&tally.rejection))
+                .collect();
+            codes.into_iter().collect::<Vec<_>>().join(" ")
+        }
+        NotServed::Impossible { what } => what.clone(),
+        NotServed::Group { group, role, .. } => format!("{group} {role}"),
+    }
+}
+
+fn labels_of(name: &str, claim: Option<&NodeClaim>, node: Option<&str>) -> Vec<(String, String)> {
+    let mut labels = Vec::new();
+    if let Some(claim) = claim {
+        labels.push((names::NODE_CLAIM.to_owned(), name.to_owned()));
+        labels.push((names::NODE_POOL.to_owned(), claim.spec.node_pool.clone()));
+    }
+    if let Some(node) = node.filter(|node| node.len() <= 63) {
+        labels.push((names::NODE.to_owned(), node.to_owned()));
+    }
+    labels
+}
