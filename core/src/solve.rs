@@ -299,8 +299,9 @@ impl<'w> Solver<'w> {
         loop {
             queue = self.go_round(queue);
             let merged = self.merge_special();
+            let left: Vec<usize> = queue.iter().flat_map(Unit::pods).copied().collect();
             if queue.is_empty()
-                || !(merged || (narrowed < MOST_NARROWINGS && self.narrow_spreads(&queue)))
+                || !(merged || (narrowed < MOST_NARROWINGS && self.narrow_spreads(&left)))
             {
                 return queue;
             }
@@ -364,7 +365,7 @@ impl<'w> Solver<'w> {
     /// Until now every domain that somebody could open counted as empty for a spread. What is left over
     /// counts those that exist, that were opened, or that it could open itself. Says whether that
     /// changes anything.
-    fn narrow_spreads(&mut self, queue: &[Unit]) -> bool {
+    fn narrow_spreads(&mut self, pods: &[usize]) -> bool {
         let mut planned = Bits::none(self.world.market.len());
         for bin in &self.bins {
             if let Kind::New(new) = &bin.kind
@@ -373,11 +374,7 @@ impl<'w> Solver<'w> {
                 planned.insert(new.best);
             }
         }
-        let pods = queue.iter().flat_map(|unit| {
-            let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
-            pods
-        });
-        let mut left: Vec<usize> = pods.map(|pod| self.pods[*pod].demand).collect();
+        let mut left: Vec<usize> = (pods.iter()).map(|pod| self.pods[*pod].demand).collect();
         left.sort_unstable();
         left.dedup();
         let mut affordable = Bits::none(self.world.market.len());

@@ -76,6 +76,9 @@ impl Solver<'_> {
         let mut demands: Vec<usize> = pods.map(|pod| self.pods[pod].demand).collect();
         demands.sort_unstable();
         demands.dedup();
+        // They were narrowed then, and would be again, but after others had been placed.
+        let pods: Vec<usize> = (left.iter().flat_map(Unit::pods)).copied().collect();
+        self.narrow_spreads(&pods);
         let mut first = BTreeSet::new();
         for d in demands {
             let led = self.lead(d);

@@ -235,13 +235,14 @@ impl<'w> Demand<'w> {
                     eligible: known,
                     floor,
                     min_domains,
+                    soft,
                     ..
                 } = &mut of.rule
                 else {
                     continue;
                 };
                 if of.key == HOST {
-                    let least = if hosts {
+                    let least = if hosts || *soft {
                         0
                     } else {
                         least_host(world, topology, of.tally, *min_domains, bins)

@@ -29,6 +29,12 @@ impl Solver<'_> {
         while !nominees.is_empty() {
             let pods: Vec<usize> = nominees.keys().copied().collect();
             self.honour_most(&nominees, &pods);
+            // Some were placed last, once their spreads were narrowed.
+            let waiting = |pod: &usize| !self.placed.contains_key(pod);
+            let left: Vec<usize> = pods.iter().copied().filter(waiting).collect();
+            if !left.is_empty() && self.narrow_spreads(&left) {
+                self.honour_all(&nominees, Order::AsPlanned);
+            }
             let torn = self.torn_groups(&pods);
             if torn.is_empty() {
                 self.journal = None;

@@ -107,6 +107,8 @@ pub(super) enum Rule {
         eligible: Vec<bool>,
         /// What the emptiest host has, where no new one can be had.
         floor: u32,
+        /// Whether it may be given up. To one that may a new host is always possible.
+        soft: bool,
     },
     Affinity {
         /// Tallies of all terms that must be met together: the pod may come first only while none of

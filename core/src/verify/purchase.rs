@@ -104,6 +104,8 @@ pub(super) fn no_discount(
         let terms = shape.affinity.iter().chain(&shape.anti_affinity);
         let preferred = (shape.preferred_affinity.iter()).chain(&shape.preferred_anti_affinity);
         let terms = terms.chain(preferred.map(|(_, term)| term));
+        let nodes = (shape.preferred_node_affinity.iter()).flat_map(|(_, term)| &term.0);
+        let spreads = spreads.chain(nodes.map(|expression| &expression.key));
         (spreads.chain(terms.map(|term| &term.topology_key))).any(|key| key == label::CAPACITY_TYPE)
     };
     let groups = &state.snapshot.groups;

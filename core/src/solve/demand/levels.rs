@@ -143,6 +143,7 @@ fn level(
             min_domains: spread.min_domains,
             eligible,
             floor: 0,
+            soft: spread.when == Unsatisfiable::ScheduleAnyway,
         };
         relate(tally, rule, topology);
     }
