@@ -1,5 +1,6 @@
 //! Which cluster a command asks, with the flags that users of kubectl expect.
 
+use headstart_agent::report::chain;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -60,18 +61,4 @@ impl ClusterArgs {
 
 fn no_cluster(why: &str) -> String {
     format!("no cluster to ask: {why}; give --kubeconfig and --context, or set KUBECONFIG")
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !said.contains(&more) {
-            said += &format!(": {more}");
-        }
-        cause = error.source();
-    }
-    said
 }

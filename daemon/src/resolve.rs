@@ -4,6 +4,7 @@
 //! asked for once; a name that moves is asked again after some minutes, and what it stood for holds
 //! until then, also when nobody answers. What was refused is told with the reason.
 
+use headstart_agent::report::chain;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -207,8 +208,7 @@ fn lasting(error: &dyn std::error::Error) -> Answer {
 }
 
 fn refused(error: &dyn std::error::Error, transient: bool) -> Answer {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    let said = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    let said = chain(error);
     Answer::Refused { said, transient }
 }
 

@@ -4,6 +4,7 @@
 //! Read with the caller's own rights: objects by watches, the plan through the API server's proxy to
 //! the daemon's Service. Without a daemon that answers, the rest is still said.
 
+use headstart_agent::report::chain;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use kube::{Client, ResourceExt as _};
 
 use super::{Answer, Served, Subject};
 use crate::columns::{Align, Columns};
-use crate::kubectl::{ClusterArgs, chain};
+use crate::kubectl::ClusterArgs;
 use crate::ledger::clerk::Source as _;
 use crate::ledger::{Cached, Deploy, Known, Moment, Objects, of_pod, words};
 use crate::top;

@@ -9,6 +9,7 @@
 //! SDK would add a dozen crates and a second batching runtime for one request per deploy. Delivery is
 //! tried three times; what is not taken then is dropped, and said.
 
+use headstart_agent::report::chain;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::Deploy;
-use crate::kubectl::chain;
 
 mod form;
 

@@ -1,6 +1,7 @@
 //! `headstart page`: the daemon's page without the daemon, for the cluster a kubeconfig names or for
 //! objects in files.
 
+use headstart_agent::report::chain;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::kubectl::{ClusterArgs, chain};
+use crate::kubectl::ClusterArgs;
 use crate::ledger::Moment;
 use crate::ledger::clerk::{Clerk, Report, Source};
 use crate::ledger::files::Files;

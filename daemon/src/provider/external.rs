@@ -20,6 +20,7 @@
 //! `Quota` (subject: which), `Forbidden` (which permission), `Misconfigured` (which field) or another
 //! word. 429 and 503 are "too often", with `Retry-After`.
 
+use headstart_agent::report::chain;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -266,13 +267,9 @@ fn refusal(error: CallError) -> Refusal {
                 said: format!("{code}: {}", said.message),
             },
         },
-        error => {
-            let source = std::error::Error::source(&error);
-            let why = source.map_or(String::new(), |source| format!(": {source}"));
-            Refusal::Other {
-                said: format!("{error}{why}"),
-            }
-        }
+        error => Refusal::Other {
+            said: chain(&error),
+        },
     }
 }
 

@@ -5,6 +5,7 @@
 //! counted from before its last renewal was sent, so before any other can take the lease. Every write
 //! asks [`Lead::is_held`] first.
 
+use headstart_agent::report::chain;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -289,17 +290,6 @@ enum Late {
     Said(#[source] kube::Error),
     #[error("no answer in {0:?}")]
     Silent(Duration),
-}
-
-/// An error with its sources, once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

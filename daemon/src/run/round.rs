@@ -4,6 +4,7 @@
 //! not lead keeps its picture up to date and does nothing else. Nothing is planned before every watch
 //! has listed once, nor while one has failed for [`STALE_LIMIT`].
 
+use headstart_agent::report::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 
 use super::calls::{Answer, Calls};
 use super::gauges::{Gauges, Took};
-use super::lease::{Lead, chain};
+use super::lease::Lead;
 use super::mind::Mind;
 use super::nodes::Nodes;
 use super::picture::Picture;

@@ -3,6 +3,7 @@
 //! What is said is queued, and dropped when the queue is full or the API server does not take it:
 //! Events decide nothing.
 
+use headstart_agent::report::chain;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,6 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-
-use super::lease::chain;
 
 /// How many Events may wait.
 const QUEUE: usize = 1024;

@@ -4,6 +4,7 @@
 //! exist (Ray's, LeaderWorkerSets, Karpenter's) counts as listed with nothing in it until it does.
 //! What is not read is dropped here, before an object is kept anywhere.
 
+use headstart_agent::report::chain;
 use std::fmt::Debug;
 
 use futures_util::StreamExt as _;
@@ -20,8 +21,6 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-
-use super::lease::chain;
 
 /// How many changes may wait to be taken; then watches wait.
 pub(super) const QUEUE: usize = 4096;

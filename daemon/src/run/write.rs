@@ -4,6 +4,7 @@
 //! At most [`MOST_WRITES`] a round, the rest waits for the next one; [`AT_ONCE`] at a time. Objects are
 //! named with their uid wherever they go away, so that a name that was used again is not hit.
 
+use headstart_agent::report::chain;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use kube::api::{Api, DeleteParams, EvictParams, Patch, PatchParams, Precondition
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::lease::{Lead, chain};
+use super::lease::Lead;
 use crate::metrics::label::{Object, Verb};
 
 /// Most writes of one round. With a round a second that is 200 a second at most, below what one client

@@ -1,5 +1,6 @@
 //! The daemon's plan, as it publishes it: `plan.headstart.dev/v1`, of which only what is shown is read.
 
+use headstart_agent::report::chain;
 use std::fmt::Write as _;
 
 use http::Request;
@@ -9,7 +10,6 @@ use kube::{Client, ResourceExt as _};
 use serde::Deserialize;
 
 use super::super::Served;
-use crate::kubectl::chain;
 
 /// What the daemon's Service carries.
 const SERVICE: &str = "app.kubernetes.io/part-of=headstart,app.kubernetes.io/component=daemon";

@@ -6,6 +6,7 @@
 //! `kube-node-lease` that nodes use. Where KWOK's controller has taken a node's lease, it is left to
 //! the controller.
 
+use headstart_agent::report::chain;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,6 @@ use tracing::{debug, info, warn};
 
 use super::node::{Due, Fake, Reached};
 use super::{INTERRUPT, KWOK, PROVIDER, now};
-use crate::provider::chain;
 
 /// Where nodes' leases are.
 const LEASES: &str = "kube-node-lease";
