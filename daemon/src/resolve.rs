@@ -4,10 +4,10 @@
 //! asked for once; a name that moves is asked again after some minutes, and what it stood for holds
 //! until then, also when nobody answers. What was refused is told with the reason.
 
-use headstart_agent::report::chain;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use headstart_agent::report::chain;
 use headstart_core::cache::{Basis, Item, ItemSize, Pin};
 use headstart_core::model::ModelRef;
 use headstart_hub::endpoint::Hub;

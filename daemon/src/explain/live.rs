@@ -4,10 +4,10 @@
 //! Read with the caller's own rights: objects by watches, the plan through the API server's proxy to
 //! the daemon's Service. Without a daemon that answers, the rest is still said.
 
-use headstart_agent::report::chain;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use headstart_agent::report::chain;
 use headstart_core::pod::ObjectKey;
 use headstart_core::quantity::Bytes;
 use k8s_openapi::api::core::v1::Pod;

@@ -9,11 +9,11 @@
 //! SDK would add a dozen crates and a second batching runtime for one request per deploy. Delivery is
 //! tried three times; what is not taken then is dropped, and said.
 
-use headstart_agent::report::chain;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use headstart_agent::report::chain;
 use reqwest::StatusCode;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -1,25 +1,24 @@
 //! `headstart page`: the daemon's page without the daemon, for the cluster a kubeconfig names or for
 //! objects in files.
 
-use headstart_agent::report::chain;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use headstart_agent::report::chain;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::kubectl::ClusterArgs;
+use crate::kubectl::{self, ClusterArgs};
 use crate::ledger::Moment;
 use crate::ledger::clerk::{Clerk, Report, Source};
 use crate::ledger::files::Files;
 use crate::ledger::shelf::Shelf;
 use crate::ledger::trace::{self, TraceArgs};
 use crate::metrics::Metrics;
-use crate::plan::BAD_INPUT;
 
 /// Serve the page with deploys and caches on this machine, until interrupted
 #[derive(Debug, Args)]
@@ -42,21 +41,7 @@ pub(crate) struct PageArgs {
 
 /// Does it.
 pub(crate) fn command(args: &PageArgs) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(args)),
-        Err(error) => Err(format!("cannot start: {error}")),
-    };
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("error: {problem}");
-            ExitCode::from(BAD_INPUT)
-        }
-    }
+    kubectl::run(serve(args))
 }
 
 async fn serve(args: &PageArgs) -> Result<(), String> {

@@ -20,11 +20,11 @@
 //! `Quota` (subject: which), `Forbidden` (which permission), `Misconfigured` (which field) or another
 //! word. 429 and 503 are "too often", with `Retry-After`.
 
-use headstart_agent::report::chain;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use headstart_agent::report::chain;
 use headstart_clouds::bucket::Bucket;
 use headstart_clouds::call::{Answer, CallError, Caller, Patience, Said, Verdict};
 use headstart_transfer::net::{Credential, Http, Origin, Request};

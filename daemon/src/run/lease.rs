@@ -5,10 +5,10 @@
 //! counted from before its last renewal was sent, so before any other can take the lease. Every write
 //! asks [`Lead::is_held`] first.
 
-use headstart_agent::report::chain;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use headstart_agent::report::chain;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;

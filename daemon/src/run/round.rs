@@ -4,11 +4,11 @@
 //! not lead keeps its picture up to date and does nothing else. Nothing is planned before every watch
 //! has listed once, nor while one has failed for [`STALE_LIMIT`].
 
-use headstart_agent::report::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use headstart_agent::report::chain;
 use headstart_core::capacity::memory::CapacityMemory;
 use headstart_core::capacity::{Boots, Capacity};
 use headstart_core::money::Millis;

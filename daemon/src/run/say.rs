@@ -3,10 +3,10 @@
 //! What is said is queued, and dropped when the queue is full or the API server does not take it:
 //! Events decide nothing.
 
-use headstart_agent::report::chain;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use headstart_agent::report::chain;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};

@@ -4,10 +4,10 @@
 //! exist (Ray's, LeaderWorkerSets, Karpenter's) counts as listed with nothing in it until it does.
 //! What is not read is dropped here, before an object is kept anywhere.
 
-use headstart_agent::report::chain;
 use std::fmt::Debug;
 
 use futures_util::StreamExt as _;
+use headstart_agent::report::chain;
 use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, node::v1 as node};
 use k8s_openapi::api::{
     policy::v1 as policy, scheduling::v1 as scheduling, storage::v1 as storage,

@@ -4,11 +4,11 @@
 //! At most [`MOST_WRITES`] a round, the rest waits for the next one; [`AT_ONCE`] at a time. Objects are
 //! named with their uid wherever they go away, so that a name that was used again is not hit.
 
-use headstart_agent::report::chain;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use headstart_agent::report::chain;
 use headstart_api::{
     NodeCache, NodeCacheSpec, NodeClaim, NodeClaimStatus, NodePool, NodePoolStatus, Prefetch,
     PrefetchStatus, names,

@@ -1,8 +1,8 @@
 //! The daemon's plan, as it publishes it: `plan.headstart.dev/v1`, of which only what is shown is read.
 
-use headstart_agent::report::chain;
 use std::fmt::Write as _;
 
+use headstart_agent::report::chain;
 use http::Request;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ListParams};

@@ -6,11 +6,11 @@
 //! `kube-node-lease` that nodes use. Where KWOK's controller has taken a node's lease, it is left to
 //! the controller.
 
-use headstart_agent::report::chain;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use headstart_agent::report::chain;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
