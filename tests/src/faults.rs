@@ -532,8 +532,6 @@ impl<S: Wire> Reply<'_, S> {
                 ((*after).min(length), PIECE, None)
             }
             Act::TrickleBody(pause) => (length, 1, Some(*pause)),
-            // What is too much comes with what is not, however busy the machine.
-            Act::ChunkedLong(_) => (length, length, None),
             Act::Rate(rate) => {
                 let piece = (rate / 50).max(1);
                 (length, piece, Some(Duration::from_millis(20)))
