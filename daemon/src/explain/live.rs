@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt as _};
 
 use super::{Answer, Served, Subject};
 use crate::columns::{Align, Columns};
-use crate::kubectl::{ClusterArgs, chain};
+use crate::kubectl::{ClusterArgs, said};
 use crate::ledger::clerk::Source as _;
 use crate::ledger::{Cached, Deploy, Known, Moment, Objects, of_pod, words};
 use crate::top;
@@ -64,7 +64,7 @@ async fn find(client: &Client, key: &ObjectKey, objects: &mut Objects) -> Result
                 key.namespace
             ));
         }
-        Err(error) => return Err(format!("pod {key} cannot be read: {}", chain(&error))),
+        Err(error) => return Err(format!("pod {key} cannot be read: {}", said(&error))),
     }
     Ok(())
 }
