@@ -31,6 +31,16 @@ pub enum Item {
     },
 }
 
+impl Item {
+    /// Whether it is resolved.
+    pub fn is_pinned(&self) -> bool {
+        match self {
+            Self::Image { pin, .. } => matches!(pin, Pin::To(_)),
+            Self::Model { pin, .. } => matches!(pin, Pin::To(_)),
+        }
+    }
+}
+
 /// Whether a moving name was resolved. Only what is resolved can be fetched or be a hit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pin<To> {

@@ -1,10 +1,14 @@
 //! Which cluster a command asks, with the flags that users of kubectl expect.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Args;
+use headstart_agent::report::chain;
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+use crate::plan::BAD_INPUT;
 
 /// How the cluster is reached.
 #[derive(Debug, Clone, Default, Args)]
@@ -72,16 +76,21 @@ pub(crate) fn said(error: &kube::Error) -> String {
     }
 }
 
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !said.contains(&more) {
-            said += &format!(": {more}");
+/// Runs a command to its end; what went wrong is one line.
+pub(crate) fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => Err(format!("cannot start: {error}")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::from(BAD_INPUT)
         }
-        cause = error.source();
     }
-    said
 }

@@ -478,7 +478,6 @@ impl Metrics {
     }
 
     /// A step of a round took so long.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) fn step(&self, phase: Phase, took: Duration) {
         self.round_duration
             .get_or_create(&Step { phase })
@@ -486,14 +485,12 @@ impl Metrics {
     }
 
     /// A round ended.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) fn round(&self, outcome: RoundEnd, now: jiff::Timestamp) {
         self.rounds.get_or_create(&Ended { outcome }).inc();
         self.last_round.set(now.as_millisecond() as f64 / 1000.0);
     }
 
     /// An object was written, or was to be.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) fn wrote(&self, object: Object, verb: Verb, outcome: Outcome) {
         self.writes
             .get_or_create(&Write {

@@ -141,11 +141,3 @@ pub(crate) enum Refusal {
         said: String,
     },
 }
-
-/// An error with its sources, once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| {
-        format!("{text}: {source}")
-    })
-}

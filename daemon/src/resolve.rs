@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use headstart_agent::report::chain;
 use headstart_core::cache::{Basis, Item, ItemSize, Pin};
 use headstart_core::model::ModelRef;
 use headstart_hub::endpoint::Hub;
@@ -207,8 +208,7 @@ fn lasting(error: &dyn std::error::Error) -> Answer {
 }
 
 fn refused(error: &dyn std::error::Error, transient: bool) -> Answer {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    let said = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    let said = chain(error);
     Answer::Refused { said, transient }
 }
 

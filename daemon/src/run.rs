@@ -93,7 +93,7 @@ async fn run(args: RunArgs) -> Result<()> {
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::within(&mut registry));
     metrics.buys_from(word);
-    let gauges = Arc::new(Gauges::new(&mut registry, Arc::clone(&metrics)));
+    let gauges = Arc::new(Gauges::new(Arc::clone(&metrics)));
     let registry = Arc::new(Mutex::new(registry));
 
     let (elector, lead) = Elector::new(

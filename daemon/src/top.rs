@@ -10,12 +10,11 @@ use clap::Args;
 use kube::Client;
 use tokio::sync::mpsc;
 
-use crate::kubectl::ClusterArgs;
+use crate::kubectl::{self, ClusterArgs};
 use crate::ledger::clerk::{EVERY, Source};
 use crate::ledger::files::Files;
 use crate::ledger::shelf::Shelf;
 use crate::ledger::{Moment, watch};
-use crate::plan::BAD_INPUT;
 
 pub(crate) mod table;
 
@@ -37,20 +36,7 @@ pub(crate) struct TopArgs {
 
 /// Does it.
 pub(crate) fn command(args: &TopArgs) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let shown = match runtime {
-        Ok(runtime) => runtime.block_on(show(args)),
-        Err(error) => Err(format!("cannot start: {error}")),
-    };
-    match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("error: {problem}");
-            ExitCode::from(BAD_INPUT)
-        }
-    }
+    kubectl::run(show(args))
 }
 
 async fn show(args: &TopArgs) -> Result<(), String> {

@@ -299,6 +299,14 @@ impl Machine {
     }
 }
 
+/// Whole seconds, as a catalog takes them.
+fn seconds(span: Duration) -> u64 {
+    span.as_millis()
+        .div_ceil(1000)
+        .try_into()
+        .unwrap_or(u64::MAX)
+}
+
 fn provider_id(claim: &str) -> String {
     format!("test://{claim}")
 }
@@ -336,9 +344,9 @@ async fn offered(State(shared): State<Arc<Shared>>) -> String {
             rate.unwrap_or("1000"),
             price(on_demand),
             price(spot),
-            boot.network.as_secs_f64(),
-            boot.kubelet.as_secs_f64() + 2.0,
-            boot.gpus.max(boot.kubelet).as_secs_f64() + 3.0,
+            seconds(boot.network),
+            seconds(boot.kubelet) + 2,
+            seconds(boot.gpus.max(boot.kubelet)) + 3,
         ));
     }
     csv

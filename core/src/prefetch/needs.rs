@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cache::{Inventory, Item, ItemSize, ItemState, Pin};
+use crate::cache::{Inventory, Item, ItemSize, ItemState};
 use crate::money::Millis;
 use crate::node::{Node, NodeState};
 use crate::ready::{Missing, Starts, Work};
@@ -146,7 +146,7 @@ pub(crate) fn is_believable(
 pub(super) fn verified(inventory: &Inventory) -> impl Iterator<Item = &Item> {
     let items = inventory.items.iter();
     items
-        .filter(|(item, state)| **state == ItemState::Verified && is_resolved(item))
+        .filter(|(item, state)| **state == ItemState::Verified && item.is_pinned())
         .map(|(item, _)| item)
 }
 
@@ -157,7 +157,7 @@ pub(super) fn has(inventory: &Inventory, item: &Item) -> bool {
 
 /// Bytes of `item` that a node with `inventory` still has to transfer.
 pub(super) fn lacking(item: &Item, size: ItemSize, inventory: &Inventory) -> u64 {
-    if !is_resolved(item) {
+    if !item.is_pinned() {
         return size.transfer;
     }
     match inventory.items.get(item) {
@@ -175,14 +175,6 @@ pub(super) fn unpacked(size: ItemSize, lacking: u64) -> u64 {
     }
     let part = (u128::from(size.unpacked) * u128::from(lacking)).div_ceil(size.transfer.into());
     u64::try_from(part).unwrap_or(u64::MAX)
-}
-
-/// Whether an item names bytes, not a moving name.
-fn is_resolved(item: &Item) -> bool {
-    match item {
-        Item::Image { pin, .. } => matches!(pin, Pin::To(_)),
-        Item::Model { pin, .. } => matches!(pin, Pin::To(_)),
-    }
 }
 
 fn add(missing: &mut Missing, item: &Item, size: ItemSize, lacking: u64) {

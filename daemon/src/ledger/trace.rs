@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use headstart_agent::report::chain;
 use reqwest::StatusCode;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,6 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::Deploy;
-use crate::kubectl::chain;
 
 mod form;
 

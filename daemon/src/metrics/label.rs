@@ -196,6 +196,8 @@ words! {
         Event = "event",
         /// The lease.
         Lease = "lease",
+        /// What was learned about offerings.
+        ConfigMap = "configmap",
         /// A configuration of admission.
         Admission = "admission",
     }

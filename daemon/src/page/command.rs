@@ -7,18 +7,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use headstart_agent::report::chain;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::kubectl::{ClusterArgs, chain};
+use crate::kubectl::{self, ClusterArgs};
 use crate::ledger::Moment;
 use crate::ledger::clerk::{Clerk, Report, Source};
 use crate::ledger::files::Files;
 use crate::ledger::shelf::Shelf;
 use crate::ledger::trace::{self, TraceArgs};
 use crate::metrics::Metrics;
-use crate::plan::BAD_INPUT;
 
 /// Serve the page with deploys and caches on this machine, until interrupted
 #[derive(Debug, Args)]
@@ -41,21 +41,7 @@ pub(crate) struct PageArgs {
 
 /// Does it.
 pub(crate) fn command(args: &PageArgs) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(args)),
-        Err(error) => Err(format!("cannot start: {error}")),
-    };
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("error: {problem}");
-            ExitCode::from(BAD_INPUT)
-        }
-    }
+    kubectl::run(serve(args))
 }
 
 async fn serve(args: &PageArgs) -> Result<(), String> {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headstart_core::amount;
-use headstart_core::cache::{Basis, Item, ItemSize, Pin};
+use headstart_core::cache::{Basis, Item, ItemSize};
 use headstart_core::snapshot::Snapshot;
 use serde::Deserialize;
 
@@ -177,11 +177,7 @@ fn pin(form: &ItemForm) -> Result<Option<Item>, String> {
             return Err("digest is of an image, commit of a model; write the right one".to_owned());
         }
     };
-    let resolved = match &pinned {
-        Item::Image { pin, .. } => matches!(pin, Pin::To(_)),
-        Item::Model { pin, .. } => matches!(pin, Pin::To(_)),
-    };
-    match resolved {
+    match pinned.is_pinned() {
         true => Ok(Some(pinned)),
         false => Err("commit: is not one; write its 40 hexadecimal digits".to_owned()),
     }

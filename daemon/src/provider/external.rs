@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use headstart_agent::report::chain;
 use headstart_clouds::bucket::Bucket;
 use headstart_clouds::call::{Answer, CallError, Caller, Patience, Said, Verdict};
 use headstart_transfer::net::{Credential, Http, Origin, Request};
@@ -266,13 +267,9 @@ fn refusal(error: CallError) -> Refusal {
                 said: format!("{code}: {}", said.message),
             },
         },
-        error => {
-            let source = std::error::Error::source(&error);
-            let why = source.map_or(String::new(), |source| format!(": {source}"));
-            Refusal::Other {
-                said: format!("{error}{why}"),
-            }
-        }
+        error => Refusal::Other {
+            said: chain(&error),
+        },
     }
 }
 

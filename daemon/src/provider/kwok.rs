@@ -234,7 +234,7 @@ fn millis(time: k8s_openapi::jiff::Timestamp) -> Millis {
 fn refusal(error: &kube::Error, permission: &str) -> Refusal {
     let kube::Error::Api(status) = error else {
         return Refusal::Other {
-            said: crate::provider::chain(error),
+            said: headstart_agent::report::chain(error),
         };
     };
     let said = status.message.clone();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use headstart_core::cache::{Item, Pin};
+use headstart_core::cache::Item;
 
 use super::Resolved;
 
@@ -60,7 +60,7 @@ impl Table {
         }
         let entry = self.entries.entry(item.clone()).or_default();
         entry.used = now;
-        let settled = entry.found.is_some() && is_pinned(item);
+        let settled = entry.found.is_some() && item.is_pinned();
         let ask = !entry.asking && !settled && now >= entry.next;
         entry.asking |= ask;
         (entry.found.clone(), ask)
@@ -96,13 +96,6 @@ impl Table {
                 differs
             }
         }
-    }
-}
-
-fn is_pinned(item: &Item) -> bool {
-    match item {
-        Item::Image { pin, .. } => matches!(pin, Pin::To(_)),
-        Item::Model { pin, .. } => matches!(pin, Pin::To(_)),
     }
 }
 

@@ -1,76 +1,53 @@
-//! What the loop says about itself, for probes and Prometheus.
+//! What the loop says about itself: to probes here, to Prometheus through the daemon's metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headstart_core::plan::{Plan, Prefetch, RetirementPlan};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
 
+use super::write::{Done, NotDone, Write};
 use crate::metrics::Metrics;
+use crate::metrics::label::{Outcome, Phase, RoundEnd};
 
 /// How long the loop may take for a round before it counts as stuck.
 const STUCK: u64 = 300;
 
-/// Numbers of the loop.
+/// How the loop is.
 #[derive(Debug)]
 pub(super) struct Gauges {
-    planning: Histogram,
-    round: Histogram,
-    writes: Counter,
-    leads: Gauge<i64, AtomicI64>,
     is_ready: AtomicBool,
     last_round: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
+/// How long a round took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Took {
+    /// From its start to its first write.
+    pub(super) planning: Duration,
+    /// All of it.
+    pub(super) whole: Duration,
+}
+
 impl Gauges {
-    /// All of them, named in `registry`.
-    pub(super) fn new(registry: &mut Registry, metrics: Arc<Metrics>) -> Self {
-        let buckets = || exponential_buckets(0.001, 2.0, 14);
-        let it = Self {
-            planning: Histogram::new(buckets()),
-            round: Histogram::new(buckets()),
-            writes: Counter::default(),
-            leads: Gauge::default(),
+    /// Those of a loop that begins now, counted in `metrics`.
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
             is_ready: AtomicBool::new(false),
             last_round: AtomicU64::new(seconds()),
             metrics,
-        };
-        let seconds = Unit::Seconds;
-        registry.register_with_unit(
-            "headstart_round_planning",
-            "From the start of a round to its first write",
-            seconds.clone(),
-            it.planning.clone(),
-        );
-        registry.register_with_unit(
-            "headstart_round",
-            "A whole round",
-            seconds,
-            it.round.clone(),
-        );
-        registry.register(
-            "headstart_api_writes",
-            "Writes to the API server",
-            it.writes.clone(),
-        );
-        registry.register(
-            "headstart_leads",
-            "Whether this replica leads",
-            it.leads.clone(),
-        );
-        it
+        }
     }
 
-    /// The loop looked at the world.
+    /// The loop looked at the world, and whether it plans now.
     pub(super) fn observed(&self, ready: bool, leads: bool) {
         self.is_ready.store(ready, Ordering::Relaxed);
-        self.leads.set(i64::from(leads));
         self.last_round.store(seconds(), Ordering::Relaxed);
+        if !ready || !leads {
+            self.metrics
+                .round(RoundEnd::Skipped, jiff::Timestamp::now());
+        }
     }
 
     /// A round decided so.
@@ -78,11 +55,28 @@ impl Gauges {
         self.metrics.planned(plan, lists, retirement);
     }
 
-    /// A round was done.
-    pub(super) fn round(&self, planning: Duration, all: Duration, writes: usize) {
-        self.planning.observe(planning.as_secs_f64());
-        self.round.observe(all.as_secs_f64());
-        self.writes.inc_by(writes as u64);
+    /// A round was done, with these writes.
+    pub(super) fn round(&self, took: Took, done: &[(Write, Result<Done, NotDone>)]) {
+        for (write, result) in done {
+            let outcome = match result {
+                Ok(_) => Outcome::Ok,
+                Err(error) if error.code() == Some(409) => Outcome::Conflict,
+                // Nothing was sent.
+                Err(NotDone::NotLeading) => continue,
+                Err(_) => Outcome::Error,
+            };
+            let (object, verb) = write.counted();
+            self.metrics.wrote(object, verb, outcome);
+        }
+        let end = match done {
+            [] => RoundEnd::Quiet,
+            done if done.iter().any(|(_, result)| result.is_err()) => RoundEnd::Failed,
+            _ => RoundEnd::Applied,
+        };
+        self.metrics.step(Phase::Plan, took.planning);
+        let applying = took.whole.saturating_sub(took.planning);
+        self.metrics.step(Phase::Apply, applying);
+        self.metrics.round(end, jiff::Timestamp::now());
     }
 
     /// Whether every watch has listed once.
@@ -99,4 +93,52 @@ impl Gauges {
 fn seconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Format;
+
+    #[test]
+    fn writes_and_rounds_are_counted_once_by_how_they_ended() {
+        let metrics = Arc::new(Metrics::new());
+        let gauges = Gauges::new(Arc::clone(&metrics));
+        let took = Took {
+            planning: Duration::from_millis(3),
+            whole: Duration::from_millis(10),
+        };
+        let evict = || Write::Evict {
+            pod: headstart_core::pod::ObjectKey::new("a", "b"),
+            uid: None,
+        };
+        gauges.observed(true, false);
+        gauges.round(took, &[]);
+        gauges.round(took, &[(evict(), Ok(Done::Nothing))]);
+        gauges.round(
+            took,
+            &[
+                (evict(), Err(NotDone::Silent)),
+                (evict(), Err(NotDone::NotLeading)),
+            ],
+        );
+        let text = metrics.encode(Format::OpenMetrics);
+        let counted: Vec<&str> = text
+            .lines()
+            .filter(|line| {
+                line.starts_with("headstart_rounds") || line.starts_with("headstart_api_writes")
+            })
+            .collect();
+        for line in [
+            "headstart_rounds_total{outcome=\"skipped\"} 1",
+            "headstart_rounds_total{outcome=\"quiet\"} 1",
+            "headstart_rounds_total{outcome=\"applied\"} 1",
+            "headstart_rounds_total{outcome=\"failed\"} 1",
+            "headstart_api_writes_total{object=\"pod\",verb=\"create\",outcome=\"ok\"} 1",
+            "headstart_api_writes_total{object=\"pod\",verb=\"create\",outcome=\"error\"} 1",
+        ] {
+            assert!(counted.contains(&line), "{line} is not in {counted:#?}");
+        }
+        assert_eq!(counted.len(), 6, "{counted:#?}");
+    }
 }

@@ -53,7 +53,7 @@ pub(super) fn items<'a>(
     let present = present.filter(|(_, why)| *why == NotFetched::Present);
     let present = present.map(|(item, _)| item);
     for item in present.chain(used) {
-        if is_pinned(item) && seen.insert(item) {
+        if item.is_pinned() && seen.insert(item) {
             let mut item = written(item, size(item), mind);
             item.pinned = true;
             items.push(item);
@@ -61,13 +61,6 @@ pub(super) fn items<'a>(
     }
     items.truncate(MOST_ITEMS);
     items
-}
-
-fn is_pinned(item: &Item) -> bool {
-    match item {
-        Item::Image { pin, .. } => matches!(pin, Pin::To(_)),
-        Item::Model { pin, .. } => matches!(pin, Pin::To(_)),
-    }
 }
 
 /// An item as the agent reads it.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use headstart_core::cache::{Inventory, Item, ItemSize, Pin};
+use headstart_core::cache::{Inventory, Item, ItemSize};
 use headstart_core::label::ARCH;
 use headstart_core::money::Millis;
 use headstart_core::node::Node;
@@ -267,7 +267,7 @@ impl Mind {
 
     /// Replaces an item by what it stands for; says whether that is known.
     fn look_up(&mut self, item: &mut Item) -> bool {
-        if !self.snapshot.items.contains_key(item) || !is_pinned(item) {
+        if !self.snapshot.items.contains_key(item) || !item.is_pinned() {
             if let Some(Resolved { item: to, size }) = self.resolver.look_up(item) {
                 if to != *item {
                     self.names
@@ -279,7 +279,7 @@ impl Mind {
                 self.size(item, assumed(item));
             }
         }
-        is_pinned(item)
+        item.is_pinned()
     }
 
     fn size(&mut self, item: &Item, size: ItemSize) {
@@ -300,13 +300,6 @@ impl Mind {
         self.snapshot.items.retain(|item, _| used.contains(item));
         self.names.retain(|item, _| used.contains(item));
         self.demand_changed = true;
-    }
-}
-
-fn is_pinned(item: &Item) -> bool {
-    match item {
-        Item::Image { pin, .. } => matches!(pin, Pin::To(_)),
-        Item::Model { pin, .. } => matches!(pin, Pin::To(_)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use headstart_agent::report::chain;
 use headstart_core::capacity::memory::CapacityMemory;
 use headstart_core::capacity::{Boots, Capacity};
 use headstart_core::money::Millis;
@@ -20,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::calls::{Answer, Calls};
-use super::gauges::Gauges;
-use super::lease::{Lead, chain};
+use super::gauges::{Gauges, Took};
+use super::lease::Lead;
 use super::mind::Mind;
 use super::nodes::Nodes;
 use super::picture::Picture;
@@ -278,14 +279,18 @@ impl Rounds {
         writes.extend(self.report());
         writes.extend(self.store());
         self.plan = plan;
-        let planned = started.elapsed();
-        let count = writes.len().min(super::write::MOST_WRITES);
+        let planning = started.elapsed();
         if !writes.is_empty() {
+            let count = writes.len().min(super::write::MOST_WRITES);
             info!(round = self.number, writes = count, "a round writes");
         }
         let done = self.writer.all(writes).await;
+        let took = Took {
+            planning,
+            whole: started.elapsed(),
+        };
+        self.gauges.round(took, &done);
         self.applied(done);
-        self.gauges.round(planned, started.elapsed(), count);
     }
 
     /// Brings what is planned with up to date.

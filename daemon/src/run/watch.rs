@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 
 use futures_util::StreamExt as _;
+use headstart_agent::report::chain;
 use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, node::v1 as node};
 use k8s_openapi::api::{
     policy::v1 as policy, scheduling::v1 as scheduling, storage::v1 as storage,
@@ -20,8 +21,6 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-
-use super::lease::chain;
 
 /// How many changes may wait to be taken; then watches wait.
 pub(super) const QUEUE: usize = 4096;

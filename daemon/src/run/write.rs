@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use headstart_agent::report::chain;
 use headstart_api::{
     NodeCache, NodeCacheSpec, NodeClaim, NodeClaimStatus, NodePool, NodePoolStatus, Prefetch,
     PrefetchStatus, names,
@@ -19,7 +20,8 @@ use kube::api::{Api, DeleteParams, EvictParams, Patch, PatchParams, Precondition
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::lease::{Lead, chain};
+use super::lease::Lead;
+use crate::metrics::label::{Object, Verb};
 
 /// Most writes of one round. With a round a second that is 200 a second at most, below what one client
 /// of an API server is let through with (priority and fairness, level `workload-low`, on three
@@ -399,6 +401,23 @@ impl Write {
             Self::PoolStatus { .. } => "pool-status",
             Self::PrefetchStatus { .. } => "prefetch-status",
             Self::Memory { .. } => "memory",
+        }
+    }
+
+    /// Which object it writes last, and how, for metrics.
+    pub(super) fn counted(&self) -> (Object, Verb) {
+        match self {
+            Self::Cache(_) => (Object::NodeCache, Verb::Apply),
+            Self::Buy(..) | Self::ClaimStatus { .. } => (Object::NodeClaim, Verb::Apply),
+            Self::RemoveCache { .. } => (Object::NodeCache, Verb::Delete),
+            Self::GiveUp { .. } => (Object::NodeClaim, Verb::Delete),
+            Self::ReplacedBy { .. } | Self::Finish { .. } => (Object::NodeClaim, Verb::Patch),
+            Self::Label { .. } | Self::Taint { .. } => (Object::Node, Verb::Patch),
+            Self::Evict { .. } => (Object::Pod, Verb::Create),
+            Self::DeleteNode { .. } => (Object::Node, Verb::Delete),
+            Self::PoolStatus { .. } => (Object::NodePool, Verb::Apply),
+            Self::PrefetchStatus { .. } => (Object::Prefetch, Verb::Apply),
+            Self::Memory { .. } => (Object::ConfigMap, Verb::Apply),
         }
     }
 

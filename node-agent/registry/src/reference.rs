@@ -91,6 +91,10 @@ impl FromStr for ImageRef {
             )));
         }
         let name = Reference::from_str(text).map_err(|error| invalid(problem(text, error)))?;
+        // The grammar takes `A` of `A/a` for a host, and what follows it does not.
+        if name.repository().chars().any(|c| c.is_ascii_uppercase()) {
+            return Err(invalid(upper_case(text)));
+        }
         let digest = name.digest().map(str::parse).transpose().map_err(|_| {
             invalid("only lower-case sha256 digests are supported: @sha256:<64 hex digits>".into())
         })?;
@@ -121,14 +125,16 @@ fn problem(text: &str, error: ParseError) -> String {
         _ if text.contains('@') && !text.contains("@sha256:") => {
             "after \"@\" comes a digest, sha256:<64 hex digits>; a tag comes after \":\"".into()
         }
-        _ if has_upper_case_repository(text) => {
-            format!(
-                "repository names are lower case: did you mean {:?}?",
-                lower_case_repository(text)
-            )
-        }
+        _ if has_upper_case_repository(text) => upper_case(text),
         _ => "expected [HOST[:PORT]/]NAME[:TAG][@DIGEST]".into(),
     }
+}
+
+fn upper_case(text: &str) -> String {
+    format!(
+        "repository names are lower case: did you mean {:?}?",
+        lower_case_repository(text)
+    )
 }
 
 /// The end of the name: where tag or digest begin.

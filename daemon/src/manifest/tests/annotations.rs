@@ -106,18 +106,19 @@ fn a_value_that_cannot_be_read_is_an_error_that_says_what_to_write() {
     problems(
         &yaml,
         &expect![[r#"
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/capacity-types: "Spot" is not a capacity type: use spot, on-demand or reserved
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/do-not-evict: is "yes please"; write "true" or "false"
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/gpu-skus: "<script>" is not the name of a GPU; write it as L4, A10G or H100
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/group-min: names no group; add headstart.dev/group with its name
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/ignore: is "1"; write "true" or "false"
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/instance-families: "g6 g5" is not the name of an instance family; write it as g6
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/instance-type-regexp: "([" is not a regular expression: found unclosed character class; write one that compiles, such as ^g6\.
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/max-gpus: is "-1"; write a whole number such as 4
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/max-hourly-cost: is "NaN"; write USD per hour from 0 to 100000, such as 4.75
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/models: model "org/../m": repository "org/../m" has more than two parts; write org/name as on the Hub, for example meta-llama/Llama-3.1-8B-Instruct
-        a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/models: model "s3://bucket/m": scheme "s3" is not understood; write hf://org/name[@revision][?include=glob&exclude=glob]
-    "#]],
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/capacity-types: "Spot" is not a capacity type: use spot, on-demand or reserved
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/do-not-evict: is "yes please"; write "true" or "false"
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/gpu-skus: "<script>" is not the name of a GPU; write it as L4, A10G or H100
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/group-min: names no group; add headstart.dev/group with its name
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/ignore: is "1"; write "true" or "false"
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/images: "UPPER/case" is not an image reference: repository names are lower case: did you mean "upper/case"?; write it as registry/name:tag
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/instance-families: "g6 g5" is not the name of an instance family; write it as g6
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/instance-type-regexp: "([" is not a regular expression: found unclosed character class; write one that compiles, such as ^g6\.
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/max-gpus: is "-1"; write a whole number such as 4
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/max-hourly-cost: is "NaN"; write USD per hour from 0 to 100000, such as 4.75
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/models: model "org/../m": repository "org/../m" has more than two parts; write org/name as on the Hub, for example meta-llama/Llama-3.1-8B-Instruct
+            a.yaml, document 1, Pod default/p: metadata.annotations.headstart.dev/models: model "s3://bucket/m": scheme "s3" is not understood; write hf://org/name[@revision][?include=glob&exclude=glob]
+        "#]],
     );
 }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use headstart_agent::report::chain;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
@@ -23,7 +24,6 @@ use tracing::{debug, info, warn};
 
 use super::node::{Due, Fake, Reached};
 use super::{INTERRUPT, KWOK, PROVIDER, now};
-use crate::provider::chain;
 
 /// Where nodes' leases are.
 const LEASES: &str = "kube-node-lease";

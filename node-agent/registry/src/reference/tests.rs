@@ -123,6 +123,16 @@ fn a_wrong_reference_says_what_is_wrong_and_what_to_write() {
     );
 }
 
+#[test]
+fn an_upper_case_first_part_is_no_host_and_no_repository() {
+    let error = "A/a".parse::<ImageRef>().unwrap_err();
+    assert!(
+        error.to_string().contains("did you mean \"a/a\"?"),
+        "{error}"
+    );
+    assert!("EXAMPLE.com/a/b".parse::<ImageRef>().is_ok());
+}
+
 proptest! {
     #[test]
     fn no_text_makes_parsing_panic(text in "\\PC{0,300}") {
