@@ -12,7 +12,7 @@ use crate::test::Ended;
 use crate::{cargo, images, provision};
 
 /// Debian packages of the programs they run against, and of what they call.
-pub(crate) const PACKAGES: [&str; 12] = [
+pub(crate) const PACKAGES: [&str; 14] = [
     "containerd",
     "containernetworking-plugins",
     "runc",
@@ -25,6 +25,8 @@ pub(crate) const PACKAGES: [&str; 12] = [
     "strace",
     "python3-venv",
     "util-linux",
+    "prometheus",
+    "chromium",
 ];
 
 /// Names the agent's binary for the tests.
@@ -50,6 +52,8 @@ const BINARIES: &[(&str, On)] = &[
     ("serve", On::Cluster),
     ("csi", On::Cluster),
     ("admission", On::Cluster),
+    ("page", On::Machine),
+    ("ledger", On::Cluster),
     ("chart", On::Cluster),
     ("kuberay", On::Cluster),
 ];
@@ -63,6 +67,9 @@ enum On {
     /// KubeRay takes minutes, once, and not all of them have been seen to pass together.
     Cluster,
 }
+
+/// Tests of the daemon against Prometheus.
+const PROMETHEUS: &str = "prometheus";
 
 /// The test of large files through Xet storage.
 const XET: &str = "xet";
@@ -130,6 +137,19 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
             .envs(outside.iter().map(|(name, path)| (name, path)));
         cargo::run(&mut test)?;
     }
+    if wanted(PROMETHEUS) {
+        let base = [
+            "test",
+            "--locked",
+            "--package",
+            "headstart",
+            "--features",
+            "e2e",
+            "--bin",
+            "headstart",
+        ];
+        cargo::run(cargo::cargo(&base).args(["--", "metrics::tests::prometheus"]))?;
+    }
     if wanted(XET) {
         // Against the real client of Xet storage, which no default build contains.
         let base = [
@@ -148,7 +168,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
 /// What `--test` may name.
 fn names() -> Vec<&'static str> {
     let binaries = BINARIES.iter().map(|(name, _)| *name);
-    binaries.chain([XET]).collect()
+    binaries.chain([PROMETHEUS, XET]).collect()
 }
 
 /// Why they cannot run on this machine.
