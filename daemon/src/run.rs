@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::provider::kwok;
 
 mod announced;
+mod batch;
 mod beside;
 mod calls;
 mod claim;
@@ -145,6 +146,8 @@ async fn run(args: RunArgs) -> Result<()> {
         Settings {
             interval: args.interval(),
             delay: args.delay(),
+            batch_idle: Duration::from_millis(args.batch_idle_ms),
+            batch_most: Duration::from_millis(args.batch_most_ms),
             registration_limit: Duration::from_secs(args.registration_seconds),
             orphan_limit: Duration::from_secs(args.orphan_seconds),
         },

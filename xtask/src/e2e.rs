@@ -56,6 +56,7 @@ const BINARIES: &[(&str, On)] = &[
     ("ledger", On::Cluster),
     ("chart", On::Cluster),
     ("kuberay", On::Cluster),
+    ("live", On::Cluster),
 ];
 
 /// What a test binary works on.

@@ -42,6 +42,24 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u64).range(0..=10_000)
     )]
     pub(crate) round_delay_ms: u64,
+    /// How long no more pods must have come before nodes are bought for those that wait, in
+    /// milliseconds: pods of one deploy may share a node
+    #[arg(
+        long,
+        env = "HEADSTART_BATCH_IDLE_MS",
+        default_value_t = 500,
+        value_parser = clap::value_parser!(u64).range(0..=60_000)
+    )]
+    pub(crate) batch_idle_ms: u64,
+    /// Longest time that a purchase waits for more pods, or for what their images and models stand
+    /// for, in milliseconds
+    #[arg(
+        long,
+        env = "HEADSTART_BATCH_MOST_MS",
+        default_value_t = 3_000,
+        value_parser = clap::value_parser!(u64).range(0..=600_000)
+    )]
+    pub(crate) batch_most_ms: u64,
     /// Address of `/healthz`, `/readyz`, `/metrics` and `/plan`
     #[arg(long, env = "HEADSTART_HTTP", default_value = "0.0.0.0:8080")]
     pub(crate) http: SocketAddr,

@@ -2,7 +2,7 @@
 //! over from nodes that are gone. Nothing is chosen here, and nothing awaited.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headstart_api::{NodeCacheSpec, NodeClaim, names};
 use headstart_core::cache::Item;
@@ -46,7 +46,13 @@ impl Rounds {
             lists.iter().map(|list| (&list.target, list)).collect();
         if self.calls.is_some() {
             self.step_claims(&mut writes, now);
-            for (number, node) in plan.nodes.iter().enumerate() {
+            let mind = &self.mind;
+            let waits = self.batch.waits(
+                plan.nodes.iter().flat_map(|node| &node.pods),
+                |pod| mind.is_about_to_know(pod),
+                Instant::now(),
+            );
+            for (number, node) in plan.nodes.iter().enumerate().filter(|_| !waits) {
                 let list = lists.get(&Target::New(number)).copied();
                 writes.push(self.buy(node, number, list, now));
             }
@@ -71,11 +77,7 @@ impl Rounds {
         let name = &node.offering.instance_type;
         let kind = snapshot.types.iter().find(|kind| kind.name == *name);
         let why = match &node.runner_up {
-            Some(second) => {
-                let what = words::candidate(&second.what);
-                let why = words::runner_up(&node.score, &node.timing, second);
-                format!("chosen over {what}: {why}")
-            }
+            Some(second) => words::runner_up(&node.score, &node.timing, second),
             None => "nothing else would do".to_owned(),
         };
         let salt = format!("{} {number}", now.0);

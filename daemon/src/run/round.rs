@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::batch::Batch;
 use super::calls::{Answer, Calls};
 use super::gauges::{Gauges, Took};
 use super::lease::Lead;
@@ -45,6 +46,9 @@ const RETIRE_EVERY: Duration = Duration::from_secs(10);
 
 /// How often what was learned is stored, if it changed.
 const STORE_EVERY: Duration = Duration::from_secs(20);
+
+/// Pause between rounds while purchases are waited with.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How often what is not watched is looked at while nothing is known yet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,6 +86,8 @@ pub(super) struct Rounds {
     /// Statuses as they were last written, by kind and name.
     pub(super) pool_statuses: BTreeMap<String, headstart_api::NodePoolStatus>,
     pub(super) prefetch_statuses: BTreeMap<ObjectKey, headstart_api::PrefetchStatus>,
+    /// Purchases that are planned.
+    pub(super) batch: Batch,
     /// Claims whose boot was learned from.
     pub(super) learned: BTreeSet<String>,
     plan: Plan,
@@ -98,6 +104,8 @@ pub(super) struct Rounds {
 pub(super) struct Settings {
     pub(super) interval: Duration,
     pub(super) delay: Duration,
+    pub(super) batch_idle: Duration,
+    pub(super) batch_most: Duration,
     pub(super) registration_limit: Duration,
     pub(super) orphan_limit: Duration,
 }
@@ -123,6 +131,7 @@ impl Rounds {
         gauges: Arc<Gauges>,
         settings: Settings,
     ) -> Self {
+        let batch = Batch::new(settings.batch_idle, settings.batch_most);
         Self {
             picture: Picture::default(),
             mind,
@@ -146,6 +155,7 @@ impl Rounds {
             evicted: BTreeMap::new(),
             pool_statuses: BTreeMap::new(),
             prefetch_statuses: BTreeMap::new(),
+            batch,
             learned: BTreeSet::new(),
             plan: Plan::default(),
             stored: None,
@@ -214,6 +224,8 @@ impl Rounds {
         let now = Instant::now();
         let pause = self.calls.as_ref().and_then(Calls::next_pause);
         let pause = pause.map(|until| until.saturating_duration_since(now));
+        let open = self.batch.is_open().then_some(LOOK_AGAIN);
+        let pause = pause.into_iter().chain(open).min();
         let least = Duration::from_millis(100);
         pause.map_or(self.settings.interval, |pause| {
             pause.max(least).min(self.settings.interval)
