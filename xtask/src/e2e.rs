@@ -11,6 +11,8 @@ use anyhow::{Result, bail};
 use crate::test::Ended;
 use crate::{cargo, images, provision};
 
+mod together;
+
 /// Debian packages of the programs they run against, and of what they call.
 pub(crate) const PACKAGES: [&str; 14] = [
     "containerd",
@@ -46,17 +48,19 @@ const BINARIES: &[(&str, On)] = &[
     ("agent", On::Machine),
     ("clients", On::Machine),
     ("clouds", On::Machine),
-    ("cluster", On::Cluster),
-    ("cloud", On::Cluster),
-    ("daemon", On::Cluster),
-    ("serve", On::Cluster),
-    ("csi", On::Cluster),
-    ("admission", On::Cluster),
     ("page", On::Machine),
-    ("ledger", On::Cluster),
-    ("chart", On::Cluster),
-    ("kuberay", On::Cluster),
+    // Looks for what it left on the machine, where others would leave their own.
+    ("cluster", On::ClusterAlone),
+    // The longest first, as they run side by side.
     ("live", On::Cluster),
+    ("admission", On::Cluster),
+    ("daemon", On::Cluster),
+    ("chart", On::Cluster),
+    ("csi", On::Cluster),
+    ("cloud", On::Cluster),
+    ("serve", On::Cluster),
+    ("kuberay", On::Cluster),
+    ("ledger", On::Cluster),
 ];
 
 /// What a test binary works on.
@@ -64,9 +68,11 @@ const BINARIES: &[(&str, On)] = &[
 enum On {
     /// This machine, its Debian packages and clients of the Hub.
     Machine,
-    /// A Kubernetes of its own. These run only when they are named: building Kubernetes, helm and
-    /// KubeRay takes minutes, once, and not all of them have been seen to pass together.
+    /// A Kubernetes of its own; several at once. Building Kubernetes, helm and KubeRay takes minutes,
+    /// once.
     Cluster,
+    /// The same, with no other beside it.
+    ClusterAlone,
 }
 
 /// Tests of the daemon against Prometheus.
@@ -104,14 +110,13 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     ];
     cargo::run(&mut cargo::cargo(&build))?;
     let agent = target.join("debug/headstart-agent");
-    let named = |name: &str| args.test.iter().any(|test| test == name);
-    let wanted = |name: &str| args.test.is_empty() || named(name);
+    let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
     let chosen = || {
         let all = BINARIES.iter();
-        all.filter(|(name, on)| named(name) || (*on == On::Machine && wanted(name)))
+        all.filter(|(name, _)| wanted(name))
     };
     let mut outside: Vec<(&str, PathBuf)> = Vec::new();
-    if chosen().any(|(_, on)| *on == On::Cluster) {
+    if chosen().any(|(_, on)| *on != On::Machine) {
         let root = cargo::root();
         let kubernetes = provision::kubernetes(&root, &target)?;
         outside.push((provision::KUBERNETES, kubernetes));
@@ -121,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         }
         outside.push((IMAGES, images::build(&images::Args::default())?));
     }
-    for (binary, _) in chosen() {
+    let test = |binary: &str| {
         let base = [
             "test",
             "--locked",
@@ -136,8 +141,17 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
             .env(AGENT, &agent)
             .env(DAEMON, target.join("debug/headstart"))
             .envs(outside.iter().map(|(name, path)| (name, path)));
-        cargo::run(&mut test)?;
+        test
+    };
+    for (binary, _) in chosen().filter(|(_, on)| *on != On::Cluster) {
+        cargo::run(&mut test(binary))?;
     }
+    let clusters = chosen().filter(|(_, on)| *on == On::Cluster);
+    together::run(
+        clusters
+            .map(|(binary, _)| (*binary, test(binary)))
+            .collect(),
+    )?;
     if wanted(PROMETHEUS) {
         let base = [
             "test",
