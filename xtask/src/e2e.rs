@@ -95,37 +95,13 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     if let Some(why) = unfit() {
         return Ok(Ended::Skipped(why));
     }
-    if let provision::Debian::Missing { packages, why } = provision::debian(&PACKAGES)? {
-        bail!("{} cannot be installed: {why}", packages.join(", "));
-    }
-    let target = cargo::target()?;
-    let provisioned = provision::clients(&cargo::root(), &target)?;
-    let build = [
-        "build",
-        "--locked",
-        "--package",
-        "headstart-agent",
-        "--package",
-        "headstart",
-    ];
-    cargo::run(&mut cargo::cargo(&build))?;
-    let agent = target.join("debug/headstart-agent");
     let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
     let chosen = || {
         let all = BINARIES.iter();
         all.filter(|(name, _)| wanted(name))
     };
-    let mut outside: Vec<(&str, PathBuf)> = Vec::new();
-    if chosen().any(|(_, on)| *on != On::Machine) {
-        let root = cargo::root();
-        let kubernetes = provision::kubernetes(&root, &target)?;
-        outside.push((provision::KUBERNETES, kubernetes));
-        for program in [provision::HELM, provision::KUBERAY] {
-            let home = provision::program(&root, &target, &program)?;
-            outside.push((program.variable, home));
-        }
-        outside.push((IMAGES, images::build(&images::Args::default())?));
-    }
+    let clusters = chosen().any(|(_, on)| *on != On::Machine);
+    let places = places(clusters, &images::Args::default())?;
     let test = |binary: &str| {
         let base = [
             "test",
@@ -137,10 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         ];
         let mut test = cargo::cargo(&base);
         test.args(["--test", binary, "--"]).args(&args.filter);
-        test.env(provision::PROVISIONED, &provisioned)
-            .env(AGENT, &agent)
-            .env(DAEMON, target.join("debug/headstart"))
-            .envs(outside.iter().map(|(name, path)| (name, path)));
+        test.envs(places.iter().map(|(name, path)| (name, path)));
         test
     };
     for (binary, _) in chosen().filter(|(_, on)| *on != On::Cluster) {
@@ -178,6 +151,54 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         cargo::run(cargo::cargo(&base).args(["--test", XET]))?;
     }
     Ok(Ended::Passed)
+}
+
+/// Runs a benchmark on a cluster, with the programs of a release.
+pub(crate) fn bench(name: &str, arguments: &[String]) -> Result<()> {
+    if let Some(why) = unfit() {
+        bail!("{why}");
+    }
+    let places = places(true, &images::Args { release: true })?;
+    let base = [
+        "test",
+        "--locked",
+        "--package",
+        "headstart-testbed",
+        "--features",
+        "e2e",
+    ];
+    let mut bench = cargo::cargo(&base);
+    bench.args(["--bench", name, "--"]).args(arguments);
+    bench.envs(places.iter().map(|(name, path)| (name, path)));
+    cargo::run(&mut bench)
+}
+
+/// Builds and installs what tests run, and says where it is: variables with paths. What only clusters
+/// need comes where they do.
+fn places(clusters: bool, build: &images::Args) -> Result<Vec<(&'static str, PathBuf)>> {
+    if let provision::Debian::Missing { packages, why } = provision::debian(&PACKAGES)? {
+        bail!("{} cannot be installed: {why}", packages.join(", "));
+    }
+    let (root, target) = (cargo::root(), cargo::target()?);
+    let clients = provision::clients(&root, &target)?;
+    let programs = images::programs(build)?;
+    let mut places = vec![
+        (provision::PROVISIONED, clients),
+        (AGENT, programs.join("headstart-agent")),
+        (DAEMON, programs.join("headstart")),
+    ];
+    if clusters {
+        places.push((
+            provision::KUBERNETES,
+            provision::kubernetes(&root, &target)?,
+        ));
+        for program in [provision::HELM, provision::KUBERAY] {
+            let home = provision::program(&root, &target, &program)?;
+            places.push((program.variable, home));
+        }
+        places.push((IMAGES, images::build(build)?));
+    }
+    Ok(places)
 }
 
 /// What `--test` may name.

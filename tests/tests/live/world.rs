@@ -20,24 +20,54 @@ use self::engine::engine;
 
 #[path = "engine.rs"]
 mod engine;
+#[path = "ray.rs"]
+mod ray;
 
 pub(crate) const CLAIMS: &str = "/apis/headstart.dev/v1alpha1/nodeclaims";
 pub(crate) const CACHES: &str = "/apis/headstart.dev/v1alpha1/nodecaches";
-pub(crate) const POOLS: &str = "/apis/headstart.dev/v1alpha1/nodepools";
-const PODS: &str = "/api/v1/namespaces/default/pods";
+const POOLS: &str = "/apis/headstart.dev/v1alpha1/nodepools";
+pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
 const SPACE: &str = "headstart-system";
 const ADDRESS: &str = "10.99.0.1";
 
 /// How long anything may take on a busy machine.
 pub(crate) const WAIT: Duration = Duration::from_secs(180);
 
-/// The model that every engine serves.
-const MODEL: &str = "acme/live";
+/// What engines serve unless a case says otherwise, and how large that is.
+const MODEL: &str = "live";
 pub(crate) const WEIGHTS: u64 = 24_000_000;
 const IMAGE: u64 = 16_000_000;
 
-/// What nodes receive.
-const RATE: &str = "100mbit";
+/// What is set up.
+pub(crate) struct Setup {
+    /// Name of its directory.
+    pub(crate) name: &'static str,
+    pub(crate) offers: Vec<Offer>,
+    pub(crate) boot: Boot,
+    /// Models with the bytes of their weights, and the bytes of the image of that name.
+    pub(crate) models: Vec<(&'static str, u64, u64)>,
+    /// Pools, whose nodes are labelled `pool`.
+    pub(crate) pools: Vec<&'static str>,
+    /// Values of the chart.
+    pub(crate) values: Vec<&'static str>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let rate = "100mbit";
+        Self {
+            name: "live",
+            offers: vec![
+                offer("g6.xlarge", 1, 0.4, rate),
+                offer("g6.12xlarge", 2, 0.6, rate),
+            ],
+            boot: boot(&[]),
+            models: vec![(MODEL, WEIGHTS, IMAGE)],
+            pools: vec!["gpu"],
+            values: Vec::new(),
+        }
+    }
+}
 
 pub(crate) struct World {
     hub: Hub,
@@ -53,8 +83,14 @@ pub(crate) struct World {
 
 /// A pod that serves the model.
 pub(crate) struct Deploy {
-    name: String,
-    annotations: Value,
+    pub(crate) name: String,
+    pub(crate) annotations: Value,
+    /// Of its model and of its engine's image.
+    pub(crate) model: &'static str,
+    /// Where it is to run, if that matters.
+    pub(crate) pool: Option<&'static str>,
+    /// A directory of the node that is its cache.
+    pub(crate) cache: Option<&'static str>,
 }
 
 /// Bytes of weights that have left the Hub.
@@ -66,31 +102,49 @@ pub(crate) struct Sent {
 
 impl Deploy {
     pub(crate) fn new(name: &str) -> Self {
-        let name = name.to_owned();
-        let annotations = json!({});
-        Self { name, annotations }
+        Self {
+            name: name.to_owned(),
+            annotations: json!({}),
+            model: MODEL,
+            pool: None,
+            cache: None,
+        }
     }
 
     /// With the annotation that asks for its model.
     pub(crate) fn annotated(mut self) -> Self {
-        self.annotations["headstart.dev/models"] = json!(format!("hf://{MODEL}"));
+        self.annotations["headstart.dev/models"] = json!(format!("hf://acme/{}", self.model));
         self
     }
 
     /// As a person would write it: nothing in it speaks of Headstart.
     fn pod(&self) -> Value {
-        json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name, "annotations": self.annotations},
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": self.name, "annotations": self.annotations},
             "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
-                "name": "engine", "image": format!("{REGISTRY}/acme/engine:1"),
-                "command": ["vllm", "serve", MODEL],
+                "name": "engine", "image": image(self.model),
+                "command": ["vllm", "serve", format!("acme/{}", self.model)],
                 "env": [{"name": "HF_ENDPOINT", "value": format!("http://{ADDRESS}:8080")}],
                 "resources": {"limits": {"nvidia.com/gpu": 1}},
                 "readinessProbe": {
                     "httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1,
                 },
             }]},
-        })
+        });
+        if let Some(pool) = self.pool {
+            pod["spec"]["nodeSelector"] = json!({"pool": pool});
+        }
+        if let Some(path) = self.cache {
+            pod["spec"]["volumes"] = json!([{
+                "name": "cache", "hostPath": {"path": path, "type": "DirectoryOrCreate"},
+            }]);
+            let engine = &mut pod["spec"]["containers"][0];
+            engine["volumeMounts"] = json!([{"name": "cache", "mountPath": "/cache"}]);
+            let variable = json!({"name": "HF_HUB_CACHE", "value": "/cache"});
+            engine["env"].as_array_mut().unwrap().push(variable);
+        }
+        pod
     }
 
     fn path(&self) -> String {
@@ -99,10 +153,10 @@ impl Deploy {
 }
 
 impl World {
-    pub(crate) fn up() -> Self {
+    pub(crate) fn up(setup: Setup) -> Self {
         let programs = std::env::var_os("HEADSTART_KUBERNETES");
         let cluster = Cluster::up(&Options {
-            directory: directory(),
+            directory: directory(setup.name),
             programs: programs.expect("run by `cargo xtask e2e`").into(),
             program: env!("CARGO_BIN_EXE_cluster").into(),
             nodes: vec![NodeOptions::default()],
@@ -127,14 +181,17 @@ impl World {
         };
         let started = network.spawn(Hub::start(options));
         let hub = network.block_on(started).unwrap().unwrap();
-        let model = Model::make(Recipe {
-            seed: 1,
-            bytes: WEIGHTS,
-            shards: 2,
-            pickles: true,
-        });
-        hub.commit(MODEL, "main", model.unwrap().files);
-        cluster.push(engine(IMAGE), "acme/engine", "1").unwrap();
+        for (seed, (name, weights, image)) in (1..).zip(setup.models) {
+            let model = Model::make(Recipe {
+                seed,
+                bytes: weights,
+                shards: 2,
+                pickles: true,
+            });
+            hub.commit(&format!("acme/{name}"), "main", model.unwrap().files);
+            let repository = format!("acme/{name}");
+            cluster.push(engine(seed, image), &repository, "1").unwrap();
+        }
         let images = std::env::var_os("HEADSTART_IMAGES").expect("run by `cargo xtask e2e`");
         for name in ["headstart", "headstart-agent"] {
             let image = Image::open(&Path::new(&images).join(name)).unwrap();
@@ -145,8 +202,8 @@ impl World {
         let cloud = Cloud::open(
             Arc::clone(&cluster),
             Machines::Real,
-            vec![offer("g6.xlarge", 1, 0.4), offer("g6.12xlarge", 2, 0.6)],
-            boot(&[]),
+            setup.offers,
+            setup.boot,
         );
         let world = Self {
             hub,
@@ -157,10 +214,12 @@ impl World {
             cluster,
             _network: network,
         };
-        world.install(&[]);
-        let pool = json!({"apiVersion": "headstart.dev/v1alpha1", "kind": "NodePool",
-                          "metadata": {"name": "gpu"}, "spec": {}});
-        world.api().create(POOLS, &pool).unwrap();
+        world.install(&setup.values);
+        for name in setup.pools {
+            let pool = json!({"apiVersion": "headstart.dev/v1alpha1", "kind": "NodePool",
+                              "metadata": {"name": name}, "spec": {"labels": {"pool": name}}});
+            world.api().create(POOLS, &pool).unwrap();
+        }
         world
     }
 
@@ -276,10 +335,15 @@ impl World {
 
     /// What was said of the pod: reason and words.
     pub(crate) fn events(&self, deploy: &Deploy) -> Vec<(String, String)> {
+        self.events_of(&json!(deploy.name))
+    }
+
+    /// The same by its name.
+    pub(crate) fn events_of(&self, name: &Value) -> Vec<(String, String)> {
         let events = self.list("/api/v1/namespaces/default/events");
         let of_pod = events
             .iter()
-            .filter(|event| event["involvedObject"]["name"] == *deploy.name);
+            .filter(|event| event["involvedObject"]["name"] == *name);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         of_pod
             .map(|event| (text(&event["reason"]), text(&event["message"])))
@@ -394,14 +458,14 @@ impl World {
 }
 
 /// A kind of node.
-fn offer(name: &str, gpus: usize, usd_per_hour: f64) -> Offer {
+pub(crate) fn offer(name: &str, gpus: usize, usd_per_hour: f64, rate: &str) -> Offer {
     Offer {
         instance_type: name.to_owned(),
         zone: 'a',
         capacity_type: "spot",
         usd_per_hour,
         gpus,
-        rate: Some(RATE.to_owned()),
+        rate: Some(rate.to_owned()),
         stock: 9,
     }
 }
@@ -432,8 +496,14 @@ pub(crate) fn boot(more: &[&str]) -> Boot {
     }
 }
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster/live")
+/// The image of the engine that goes with a model.
+pub(crate) fn image(model: &str) -> String {
+    format!("{REGISTRY}/acme/{model}:1")
+}
+
+fn directory(name: &str) -> PathBuf {
+    let clusters = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster");
+    clusters.join(name)
 }
 
 fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -441,7 +511,7 @@ fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     conditions.iter().find(|one| one["type"] == kind)
 }
 
-fn is_ready(pod: &Value) -> bool {
+pub(crate) fn is_ready(pod: &Value) -> bool {
     condition(pod, "Ready").is_some_and(|one| one["status"] == "True")
 }
 
