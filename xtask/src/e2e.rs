@@ -47,6 +47,7 @@ const BINARIES: &[(&str, On)] = &[
     ("cluster", On::Cluster),
     ("cloud", On::Cluster),
     ("daemon", On::Cluster),
+    ("fleet", On::Cluster),
     ("serve", On::Cluster),
     ("csi", On::Cluster),
     ("admission", On::Cluster),
@@ -107,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         let root = cargo::root();
         let kubernetes = provision::kubernetes(&root, &target)?;
         outside.push((provision::KUBERNETES, kubernetes));
-        for program in [provision::HELM, provision::KUBERAY] {
+        for program in provision::PROGRAMS {
             let home = provision::program(&root, &target, &program)?;
             outside.push((program.variable, home));
         }
