@@ -14,6 +14,7 @@ mod fleet {
     pub(crate) mod changed;
     pub(crate) mod gangs;
     pub(crate) mod given_back;
+    pub(crate) mod kwok;
     pub(crate) mod lost;
 }
 #[path = "fleet/kubelet.rs"]
@@ -33,7 +34,7 @@ type Case = (&'static str, fn(&mut World));
 fn a_fleet_is_looked_after_on_a_real_api_server() {
     let mut world = World::new("fleet");
     fleet::announced::define(&world);
-    let _kubelet = Kubelet::start(&world.cluster);
+    let kubelet = Kubelet::start(&world.cluster);
     let cases: [Case; 11] = [
         (
             "another autoscaler's claim is told what to fetch before its node is there",
@@ -79,12 +80,24 @@ fn a_fleet_is_looked_after_on_a_real_api_server() {
             fleet::changed::one_at_a_time,
         ),
     ];
+    let kwok: [Case; 1] = [(
+        "nodes that are only objects come, run pods, are interrupted and go",
+        fleet::kwok::whole_life,
+    )];
+    run(&mut world, &cases);
+    // From here on KWOK's controller is the kubelet.
+    drop(kubelet);
+    fleet::kwok::start(&world);
+    run(&mut world, &kwok);
+}
+
+fn run(world: &mut World, cases: &[Case]) {
     let only = std::env::var("HEADSTART_CASE").unwrap_or_default();
-    for (name, case) in cases.into_iter().filter(|(name, _)| name.contains(&only)) {
+    for (name, case) in cases.iter().filter(|(name, _)| name.contains(&only)) {
         let began = std::time::Instant::now();
         eprintln!("== {name}");
-        case(&mut world);
-        clear(&world);
+        case(world);
+        clear(world);
         world.tidy();
         eprintln!("   {:.1} s", began.elapsed().as_secs_f32());
     }

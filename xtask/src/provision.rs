@@ -10,7 +10,7 @@
 //! helm/<version>/              helm
 //! kuberay/<version>/           KubeRay's operator, and its CRDs in files
 //! karpenter/<version>/         Karpenter's CRDs in files
-//! kwok/<version>/              KWOK's controller
+//! kwok/<version>/              KWOK's controller, and its stages in files
 //! lock                         held while something is being made
 //! ```
 //!

@@ -21,7 +21,7 @@ pub(crate) struct World {
     cloud: Option<Cloud>,
     pub(crate) cluster: Arc<Cluster>,
     program: PathBuf,
-    kubeconfig: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
     daemons: Vec<Process>,
     started: usize,
 }
@@ -337,11 +337,12 @@ impl Drop for World {
         if !std::thread::panicking() {
             return;
         }
-        for identity in ["a", "b"] {
-            let text = self.log(identity);
+        for program in ["headstart-a", "headstart-b", "kwok"] {
+            let log = self.cluster.control().log(program);
+            let text = std::fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             let late = lines.len().saturating_sub(60);
-            eprintln!("-- {identity}\n{}", lines[late..].join("\n"));
+            eprintln!("-- {program}\n{}", lines[late..].join("\n"));
         }
     }
 }

@@ -112,7 +112,7 @@ pub(crate) struct Program {
     program: &'static str,
     /// Linker flags beside `-s -w`.
     flags: &'static str,
-    /// A directory of the module whose files are copied to `files`.
+    /// Directories of the module, separated by spaces, whose files are copied to `files`.
     files: Option<&'static str>,
 }
 
@@ -152,7 +152,7 @@ const KARPENTER: Program = Program {
     files: Some("pkg/apis/crds"),
 };
 
-/// KWOK's controller.
+/// KWOK's controller, and what its own installation has nodes and pods do.
 const KWOK: Program = Program {
     variable: "HEADSTART_KWOK",
     name: "kwok",
@@ -160,7 +160,10 @@ const KWOK: Program = Program {
     package: "/cmd/kwok",
     program: "kwok",
     flags: "",
-    files: None,
+    files: Some(
+        "kustomize/stage/node/fast kustomize/stage/node/heartbeat-with-lease \
+         kustomize/stage/pod/fast",
+    ),
 };
 
 /// All of them.
@@ -205,12 +208,16 @@ pub(crate) fn program(workspace: &Path, target: &Path, wanted: &Program) -> Resu
         go.build(&module, &package, &flags, &home.join(wanted.program))?;
     }
     if let Some(taken) = wanted.files {
-        let from = go.sources(&module, wanted.module)?.join(taken);
-        let listed = fs::read_dir(&from).with_context(|| format!("read {}", from.display()))?;
-        for entry in listed {
-            let entry = entry?;
-            // Files of a module may not be written to; their copies may.
-            fs::write(files.join(entry.file_name()), fs::read(entry.path())?)?;
+        let sources = go.sources(&module, wanted.module)?;
+        for from in taken.split(' ').map(|directory| sources.join(directory)) {
+            let listed = fs::read_dir(&from).with_context(|| format!("read {}", from.display()))?;
+            for entry in listed {
+                let entry = entry?;
+                // Files of a module may not be written to; their copies may.
+                if entry.file_type()?.is_file() {
+                    fs::write(files.join(entry.file_name()), fs::read(entry.path())?)?;
+                }
+            }
         }
     }
     put_stamp(&home, &stamp)?;
