@@ -34,11 +34,14 @@ mod calls;
 mod claim;
 mod config;
 mod decide;
+mod drift;
 mod gauges;
 mod intent;
 mod lease;
+mod leave;
 mod life;
 mod mind;
+mod moving;
 mod nodes;
 mod outside;
 mod picture;
@@ -150,6 +153,8 @@ async fn run(args: RunArgs) -> Result<()> {
             batch_most: Duration::from_millis(args.batch_most_ms),
             registration_limit: Duration::from_secs(args.registration_seconds),
             orphan_limit: Duration::from_secs(args.orphan_seconds),
+            list_every: Duration::from_secs(args.list_seconds),
+            retire_every: Duration::from_secs(args.retire_seconds),
         },
     );
     let doors = Doors {

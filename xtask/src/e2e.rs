@@ -53,6 +53,7 @@ const BINARIES: &[(&str, On)] = &[
     ("cluster", On::ClusterAlone),
     // The longest first, as they run side by side.
     ("live", On::Cluster),
+    ("fleet", On::Cluster),
     ("admission", On::Cluster),
     ("daemon", On::Cluster),
     ("chart", On::Cluster),
@@ -192,7 +193,7 @@ fn places(clusters: bool, build: &images::Args) -> Result<Vec<(&'static str, Pat
             provision::KUBERNETES,
             provision::kubernetes(&root, &target)?,
         ));
-        for program in [provision::HELM, provision::KUBERAY] {
+        for program in provision::PROGRAMS {
             let home = provision::program(&root, &target, &program)?;
             places.push((program.variable, home));
         }

@@ -90,6 +90,23 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     pub(crate) orphan_seconds: u64,
+    /// How often the provider is asked which instances there are, in seconds: an interruption is
+    /// noticed within that time
+    #[arg(
+        long,
+        env = "HEADSTART_LIST_SECONDS",
+        default_value_t = 15,
+        value_parser = clap::value_parser!(u64).range(1..=600)
+    )]
+    pub(crate) list_seconds: u64,
+    /// How often nodes are looked for that could be given back, in seconds
+    #[arg(
+        long,
+        env = "HEADSTART_RETIRE_SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=600)
+    )]
+    pub(crate) retire_seconds: u64,
     #[command(flatten)]
     pub(crate) outside: OutsideArgs,
     #[command(flatten)]

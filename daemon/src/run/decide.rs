@@ -15,9 +15,11 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 
+use super::announced::Announced;
 use super::claim;
+use super::drift;
 use super::intent;
-use super::nodes::cache_name;
+use super::nodes::{Replacing, cache_name};
 use super::round::Rounds;
 use super::say::{Reason, Say};
 use super::write::{Cache, Write};
@@ -81,7 +83,9 @@ impl Rounds {
             None => "nothing else would do".to_owned(),
         };
         let salt = format!("{} {number}", now.0);
-        let claim = claim::of(node, pool, kind, &salt, why.clone());
+        let mut claim = claim::of(node, pool, kind, &salt, why.clone());
+        let written = self.picture.pools.get(&node.pool);
+        drift::mark(&mut claim, written.and_then(|pool| pool.object.as_ref()));
         let name = claim.name_any();
         let note = format!(
             "buying {} for this pod: serves in {}, {}; {why}",
@@ -157,13 +161,18 @@ impl Rounds {
         }
     }
 
-    /// Nodes that are being replaced.
-    pub(super) fn replaced(&self) -> BTreeSet<String> {
-        let claims = self.picture.claims.iter();
-        let replaced = claims.filter(|(_, claim)| !claim::replaced_by(claim).is_empty());
-        replaced
-            .filter_map(|(name, _)| self.nodes.of_claim(name).map(str::to_owned))
-            .collect()
+    /// Nodes that are being replaced, and by which.
+    pub(super) fn replaced(&self) -> Replacing {
+        let node = |claim: &str| self.nodes.of_claim(claim).unwrap_or(claim).to_owned();
+        let mut replacing = Replacing::default();
+        for (name, claim) in &self.picture.claims {
+            let by = claim::replaced_by(claim);
+            if !by.is_empty() {
+                replacing.old.insert(node(name));
+                replacing.new.extend(by.iter().map(|name| node(name)));
+            }
+        }
+        replacing
     }
 
     /// What nodes that exist or are on their way are to have.
@@ -205,7 +214,7 @@ impl Rounds {
         let owner = match (claim, seen) {
             (Some(claim), _) => claim.controller_owner_ref(&()),
             (None, Some(node)) => node.controller_owner_ref(&()),
-            (None, None) => None,
+            (None, None) => self.picture.announced.get(&name).map(Announced::owner),
         };
         let owner = owner.map(|owner| OwnerReference {
             controller: None,

@@ -37,12 +37,8 @@ use crate::provider::{Instance, Offers};
 /// For how long a watch may fail before its facts are too old to buy or to give back by.
 const STALE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often it is asked what instances there are, and what is sold.
-const LIST_EVERY: Duration = Duration::from_secs(15);
+/// How often it is asked what is sold.
 const OFFERS_EVERY: Duration = Duration::from_secs(3600);
-
-/// How often nodes to give back are looked for.
-const RETIRE_EVERY: Duration = Duration::from_secs(10);
 
 /// How often what was learned is stored, if it changed.
 const STORE_EVERY: Duration = Duration::from_secs(20);
@@ -108,6 +104,10 @@ pub(super) struct Settings {
     pub(super) batch_most: Duration,
     pub(super) registration_limit: Duration,
     pub(super) orphan_limit: Duration,
+    /// How often it is asked what instances there are, and what is sold while nothing is.
+    pub(super) list_every: Duration,
+    /// How often nodes to give back are looked for.
+    pub(super) retire_every: Duration,
 }
 
 /// Doors into the loop.
@@ -275,7 +275,7 @@ impl Rounds {
             return;
         }
         let (plan, lists) = self.mind.plan(now);
-        let whole = due(&mut self.asked_retire, RETIRE_EVERY);
+        let whole = due(&mut self.asked_retire, self.settings.retire_every);
         let retirement = match whole && self.calls.is_some() {
             true => {
                 let replaced = self.replaced();
@@ -419,12 +419,13 @@ impl Rounds {
 
     fn ask_provider(&mut self, now: Instant) {
         let Some(calls) = &mut self.calls else { return };
-        if self.asked_list.is_none_or(|last| now - last >= LIST_EVERY) {
+        let list_every = self.settings.list_every;
+        if self.asked_list.is_none_or(|last| now - last >= list_every) {
             self.asked_list = Some(now);
             calls.list();
         }
         let empty = self.offers.offerings.is_empty();
-        let every = if empty { LIST_EVERY } else { OFFERS_EVERY };
+        let every = if empty { list_every } else { OFFERS_EVERY };
         if self.asked_offers.is_none_or(|last| now - last >= every) {
             self.asked_offers = Some(now);
             calls.offers();
