@@ -40,6 +40,7 @@ mod life;
 mod mind;
 mod nodes;
 mod outside;
+mod pace;
 mod picture;
 mod report;
 mod round;
