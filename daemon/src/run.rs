@@ -44,6 +44,7 @@ mod mind;
 mod moving;
 mod nodes;
 mod outside;
+mod pace;
 mod picture;
 mod report;
 mod round;

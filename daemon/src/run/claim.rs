@@ -233,6 +233,14 @@ fn taint(written: &PoolTaint) -> Option<Taint> {
 /// Says of a Node what its claim knows: price, offering, and what is still to come.
 pub(super) fn complete(node: &mut Node, claim: &NodeClaim, now: Millis) {
     node.price = node.price.or(claim.spec.price.map(|price| price.0));
+    // They may still be on their way. Its own stand, but for whose it is: what it has to have is told
+    // to the claim's cache, and nowhere else.
+    for (key, value) in promised_labels(claim) {
+        let own = node.labels.entry(key.clone());
+        own.or_insert_with(|| value.clone());
+    }
+    node.labels
+        .insert(names::NODE_CLAIM.to_owned(), claim.name_any());
     if let Some(offering) = offering(claim) {
         node.offering = Some(offering);
     }
@@ -259,6 +267,12 @@ pub(super) fn complete(node: &mut Node, claim: &NodeClaim, now: Millis) {
             node.allocatable.set(name.clone(), promised.of(&name));
         }
     }
+}
+
+/// Labels that its Node gets from a claim. Host names are the node's own.
+pub(super) fn promised_labels(claim: &NodeClaim) -> impl Iterator<Item = (&String, &String)> {
+    let labels = claim.spec.labels.iter();
+    labels.filter(|(key, _)| !key.ends_with("kubernetes.io/hostname"))
 }
 
 /// Extended resources that were promised and are not there: a device plugin comes late, CPU does not.
@@ -377,6 +391,23 @@ mod tests {
         assert_eq!(name("1"), name("1"));
         assert_ne!(name("1"), name("2"));
         assert!(name("1").len() <= 63);
+    }
+
+    #[test]
+    fn a_node_that_only_its_provider_names_has_its_claims_labels_at_once() {
+        let claim = of(&bought(), None, None, "1", String::new());
+        let mut node = in_flight(&claim, Millis(5));
+        node.labels = Labels::from([
+            (label::ZONE.to_owned(), "its own".to_owned()),
+            (names::NODE_CLAIM.to_owned(), "of another time".to_owned()),
+        ]);
+        complete(&mut node, &claim, Millis(5));
+        assert_eq!(node.labels.get(names::NODE_CLAIM), Some(&claim.name_any()));
+        assert_eq!(node.labels.get(label::ZONE).unwrap(), "its own");
+        assert_eq!(
+            node.labels.get(label::INSTANCE_TYPE),
+            Some(&bought().offering.instance_type)
+        );
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         env = "HEADSTART_BATCH_IDLE_MS",
-        default_value_t = 500,
+        default_value_t = 200,
         value_parser = clap::value_parser!(u64).range(0..=60_000)
     )]
     pub(crate) batch_idle_ms: u64,

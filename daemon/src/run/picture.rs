@@ -295,8 +295,22 @@ impl Picture {
             self.changed.nodes.insert(node);
         }
         // A watch that is behind does not undo what was written here.
-        let before = self.claims.get(&name).map(|it| version(&it.metadata));
-        if before.is_none_or(|before| before <= version(&claim.metadata)) {
+        let before = self.claims.get(&name);
+        if before.is_none_or(|before| version(&before.metadata) <= version(&claim.metadata)) {
+            let id = instance(&claim);
+            let named = claim
+                .status
+                .as_ref()
+                .is_some_and(|it| it.node_name.is_some());
+            if !named && id.is_some() && before.and_then(|before| instance(before)) != id {
+                // Its Node may have been there first.
+                let mut nodes = self.nodes.iter().filter(|(_, seen)| {
+                    let spec = seen.raw.object.spec.as_ref();
+                    spec.and_then(|spec| spec.provider_id.as_deref()) == id
+                });
+                let node = nodes.next().map(|(name, _)| name.clone());
+                self.changed.nodes.extend(node);
+            }
             self.claims.insert(name, Arc::new(claim));
         }
     }
@@ -556,6 +570,12 @@ fn slim_node(node: &mut core::Node) {
             status.capacity = None;
         }
     }
+}
+
+/// The instance of a claim, as providers name it.
+fn instance(claim: &NodeClaim) -> Option<&str> {
+    let instance = claim.status.as_ref()?.instance.as_ref()?;
+    Some(&instance.provider_id)
 }
 
 fn tree(object: DynamicObject) -> Value {

@@ -26,6 +26,7 @@ use super::gauges::{Gauges, Took};
 use super::lease::Lead;
 use super::mind::Mind;
 use super::nodes::Nodes;
+use super::pace::Pace;
 use super::picture::Picture;
 use super::say::Speaker;
 use super::watch::{self, Change};
@@ -44,7 +45,7 @@ const OFFERS_EVERY: Duration = Duration::from_secs(3600);
 const STORE_EVERY: Duration = Duration::from_secs(20);
 
 /// Pause between rounds while purchases are waited with.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often what is not watched is looked at while nothing is known yet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -181,9 +182,10 @@ impl Rounds {
         let mut lead = self.lead.clone();
         let mut batch = Vec::new();
         let mut told = Instant::now();
-        let mut next = Instant::now() + self.settings.interval;
+        let (delay, interval) = (self.settings.delay, self.settings.interval);
+        let mut pace = Pace::new(delay, interval, Instant::now());
         loop {
-            let wait = tokio::time::sleep_until(next.into());
+            let wait = tokio::time::sleep_until(pace.next().into());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = lead.changed() => self.leading_changed(),
@@ -206,8 +208,8 @@ impl Rounds {
                         told = Instant::now();
                         info!(missing = ?self.picture.missing(), "waiting for the first lists");
                     }
-                    self.round().await;
-                    next = Instant::now() + self.pause();
+                    let took = self.round().await;
+                    pace.over(took, self.pause(), Instant::now());
                     continue;
                 }
             }
@@ -215,8 +217,7 @@ impl Rounds {
                 watches_pods = true;
                 watch::pods(&client, &out, &stop);
             }
-            // Others that come now belong to the same round.
-            next = next.min(Instant::now() + self.settings.delay);
+            pace.event(Instant::now());
         }
     }
 
@@ -248,16 +249,18 @@ impl Rounds {
         (self.asked_list, self.asked_offers) = (None, None);
     }
 
-    async fn round(&mut self) {
+    /// One round; says how long it took the processor.
+    async fn round(&mut self) -> Duration {
         let started = Instant::now();
         self.number += 1;
         let now = now();
         self.settle(now);
+        let observed = started.elapsed();
         let ready = self.picture.is_ready();
         let leads = self.lead.is_held();
         self.gauges.observed(ready, leads);
         if !ready || !leads {
-            return;
+            return started.elapsed();
         }
         let stale = self.picture.stale_for(started);
         if stale > STALE_LIMIT {
@@ -265,16 +268,17 @@ impl Rounds {
                 seconds = stale.as_secs(),
                 "facts are too old; nothing is planned"
             );
-            return;
+            return started.elapsed();
         }
         if !self.recall().await {
-            return;
+            return started.elapsed();
         }
         self.ask_provider(started);
         if self.calls.is_some() && self.asked_offers.is_none() {
-            return;
+            return started.elapsed();
         }
         let (plan, lists) = self.mind.plan(now);
+        let planned = started.elapsed();
         let whole = due(&mut self.asked_retire, self.settings.retire_every);
         let retirement = match whole && self.calls.is_some() {
             true => {
@@ -287,11 +291,23 @@ impl Rounds {
         if whole {
             self.gauges.decided(&plan, &lists, &retirement);
         }
+        let retired = started.elapsed();
         let mut writes = self.decide(&plan, &lists, &retirement, now);
+        let decided = started.elapsed();
         writes.extend(self.report());
         writes.extend(self.store());
         self.plan = plan;
         let planning = started.elapsed();
+        tracing::debug!(
+            round = self.number,
+            micros = planning.as_micros(),
+            observed = observed.as_micros(),
+            planned = planned.as_micros(),
+            retired = retired.as_micros(),
+            decided = decided.as_micros(),
+            writes = writes.len(),
+            "a round is planned"
+        );
         if !writes.is_empty() {
             let count = writes.len().min(super::write::MOST_WRITES);
             info!(round = self.number, writes = count, "a round writes");
@@ -303,6 +319,7 @@ impl Rounds {
         };
         self.gauges.round(took, &done);
         self.applied(done);
+        planning
     }
 
     /// Brings what is planned with up to date.

@@ -181,12 +181,12 @@ impl Rounds {
                 writes.push(Write::GiveUp { name, uid, why });
             }
             (Step::Label, Some(node)) => {
-                let own = claim.spec.labels.clone().into_iter();
+                let own = claim::promised_labels(claim);
+                let own = own.map(|(key, value)| (key.clone(), value.clone()));
                 let labels = own.chain([
                     (names::NODE_CLAIM.to_owned(), name),
                     (names::NODE_POOL.to_owned(), claim.spec.node_pool.clone()),
                 ]);
-                let labels = labels.filter(|(key, _)| !key.ends_with("kubernetes.io/hostname"));
                 writes.push(Write::Label {
                     node,
                     labels: labels.collect(),
