@@ -9,6 +9,12 @@ use serde_json::{Value, json};
 use crate::nodes::{self, ALL, Against};
 use crate::{PODS, REPO, WAIT, World, pod};
 
+/// How soon 95 of 100 gated pods have their node.
+const SOON: Duration = Duration::from_millis(150);
+
+/// After how many gated pods one is made that is not steered.
+const BESIDE: usize = 4;
+
 /// How many pods are made at a time where nobody looks at how soon each has its node.
 const AT_ONCE: usize = 4;
 
@@ -19,23 +25,26 @@ impl World {
         use Against::{Image, Own, Spread, Taint};
         nodes::until_labelled(self.api())?;
         let reviews = self.reviews()?;
-        let plain = self.one_by_one("unsteered", 30, &[Taint])?;
-        println!("not steered, against it [Taint]: {plain}");
-        ensure!(plain.warm == 0, "{plain}");
         let scenarios: [&[Against]; 6] = [&[], &[Image], &[Spread], &[Own], &[Taint], &ALL];
-        let mut all = Vec::new();
+        let (mut all, mut plain) = (Led::default(), Led::default());
         for against in scenarios {
-            let led = self.one_by_one("gated", PODS, against)?;
-            println!("gate, against it {against:?}: {led}");
+            let (led, beside) = self.one_by_one(against)?;
+            println!("gate, against it {against:?}: {led}\n    not steered: {beside}");
             ensure!(led.warm >= PODS - 1, "against it {against:?}: {led}");
-            all.extend(led.took);
+            if against.contains(&Taint) {
+                // Nothing but the gate leads them there.
+                ensure!(beside.warm == 0, "not steered: {beside}");
+            }
+            all.add(led);
+            plain.add(beside);
         }
-        let all = Led {
-            warm: all.len(),
-            took: all,
-        };
-        println!("gate, all of them, by a daemon built for debugging: {all}");
-        ensure!(all.at(95) < Duration::from_millis(150), "{all}");
+        println!(
+            "gate, all of them, by a daemon built for debugging: {all}\n    not steered: {plain}"
+        );
+        // A machine that is busy with other things is slow for every pod; steered ones may then take
+        // three times what those beside them do, which is the same measure as 150 ms on one that is not.
+        let most = SOON.max(plain.at(95) * 3);
+        ensure!(all.at(95) < most, "{all}; not steered: {plain}");
         self.reviews()?.since(&reviews).were_quick()
     }
 
@@ -61,22 +70,32 @@ impl World {
         nodes::set(self.api(), &[])
     }
 
-    /// Makes pods one after the other, waits until each has its node, and removes them.
-    fn one_by_one(&self, namespace: &str, count: usize, against: &[Against]) -> Result<Led> {
-        let api = self.api();
-        let path = format!("/api/v1/namespaces/{namespace}/pods");
-        self.until_heeded(namespace, against)?;
-        let (mut took, mut warm) = (Vec::new(), 0);
-        for number in 0..count {
-            let made = told(&format!("p{number}"), against);
-            let asked = Instant::now();
-            api.create(&path, &made)?;
-            let node = until_bound(api, &format!("{path}/p{number}"))?;
-            took.push(asked.elapsed());
-            warm += usize::from(node == "warm");
+    /// Makes [`PODS`] gated pods one after the other, and some beside them that are not steered, waits
+    /// until each has its node, and removes them.
+    fn one_by_one(&self, against: &[Against]) -> Result<(Led, Led)> {
+        let of = |namespace: &str| format!("/api/v1/namespaces/{namespace}/pods");
+        let (gated, unsteered) = (of("gated"), of("unsteered"));
+        self.until_heeded("gated", against)?;
+        let (mut led, mut beside) = (Led::default(), Led::default());
+        for number in 0..PODS {
+            self.one(&gated, number, against, &mut led)?;
+            if number % BESIDE == 0 {
+                self.one(&unsteered, number, against, &mut beside)?;
+            }
         }
-        api.delete(&path)?;
-        Ok(Led { warm, took })
+        self.api().delete(&gated)?;
+        self.api().delete(&unsteered)?;
+        Ok((led, beside))
+    }
+
+    fn one(&self, path: &str, number: usize, against: &[Against], led: &mut Led) -> Result<()> {
+        let made = told(&format!("p{number}"), against);
+        let asked = Instant::now();
+        self.api().create(path, &made)?;
+        let node = until_bound(self.api(), &format!("{path}/p{number}"))?;
+        led.took.push(asked.elapsed());
+        led.warm += usize::from(node == "warm");
+        Ok(())
     }
 
     /// Makes [`PODS`] pods, waits until all have a node, and removes them; how many are on the warm one.
@@ -144,12 +163,18 @@ fn until_bound(api: &Api, path: &str) -> Result<String> {
 }
 
 /// Where pods went, and how soon.
+#[derive(Default)]
 struct Led {
     warm: usize,
     took: Vec<Duration>,
 }
 
 impl Led {
+    fn add(&mut self, other: Self) {
+        self.warm += other.warm;
+        self.took.extend(other.took);
+    }
+
     /// What this many in a hundred took at most.
     fn at(&self, percent: usize) -> Duration {
         let mut took = self.took.clone();

@@ -203,8 +203,8 @@ impl Reviews {
         }
     }
 
-    /// Says how soon they came. The bound is five times what is promised: other programs run on the
-    /// machine of the tests, and the daemon is one for debugging.
+    /// Says how soon they came. What is promised is a p99 of 20 ms; the bounds are wide since the
+    /// machine of the tests may be busy with other programs, and the daemon is one for debugging.
     pub(crate) fn were_quick(&self) -> Result<()> {
         let all = self.buckets.last().map_or(0.0, |(_, count)| *count);
         let within = |share: f64| {
@@ -222,7 +222,8 @@ impl Reviews {
             "{all} reviews as the API server counts them: p50 within {half} s, p99 within {most} s, {counts:?}"
         );
         ensure!(all >= 500.0, "{all} reviews");
-        ensure!(most <= 0.1, "p99 is within {most} s");
+        ensure!(half <= 0.025, "p50 is within {half} s");
+        ensure!(most <= 0.5, "p99 is within {most} s");
         ensure!(self.missed == 0.0, "{} pods were missed", self.missed);
         Ok(())
     }
