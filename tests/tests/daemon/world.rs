@@ -197,9 +197,9 @@ impl World {
         self.names(collection).len()
     }
 
-    /// What a replica has logged.
-    pub(crate) fn log(&self, identity: &str) -> String {
-        let log = self.cluster.control().log(&format!("headstart-{identity}"));
+    /// What a program of the control plane's machine has logged.
+    pub(crate) fn log(&self, program: &str) -> String {
+        let log = self.cluster.control().log(program);
         std::fs::read_to_string(log).unwrap_or_default()
     }
 
@@ -338,8 +338,7 @@ impl Drop for World {
             return;
         }
         for program in ["headstart-a", "headstart-b", "kwok"] {
-            let log = self.cluster.control().log(program);
-            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let text = self.log(program);
             let lines: Vec<&str> = text.lines().collect();
             let late = lines.len().saturating_sub(60);
             eprintln!("-- {program}\n{}", lines[late..].join("\n"));

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::given_back::is_initialised;
 use crate::buyer;
 use crate::world::{CLAIMS, POOLS, World, events, gpu_pod, pod_at};
 
@@ -19,19 +20,40 @@ pub(crate) fn whole(world: &mut World) {
     });
     assert_eq!((world.count(CLAIMS), world.cloud().asked().len()), (0, 0));
 
-    // There is one machine, but not two: what was bought of it goes again.
-    world.cloud().stock("g6.xlarge", 1);
-    world.cloud().stock("g5.xlarge", 0);
     world.patch(
         &format!("{POOLS}/gpu"),
         &json!({"spec": {"limits": {"nodes": "2"}}}),
     );
+    world.wait("both nodes are there", |world| {
+        let claims = world.get(CLAIMS);
+        let claims = claims["items"].as_array().cloned().unwrap_or_default();
+        claims.iter().filter(|claim| is_initialised(claim)).count() == 2
+    });
+    assert_eq!(
+        world.cloud().asked().len(),
+        2,
+        "in one go, and nothing else"
+    );
+    for name in ["head", "worker"] {
+        world.delete(&pod_at(name));
+    }
+    world.wait("nobody needs them", |world| {
+        world.cloud().machines().is_empty() && world.count(CLAIMS) == 0
+    });
+
+    // There is one machine, but not two: what was bought of it goes again.
+    world.cloud().stock("g6.xlarge", 1);
+    world.cloud().stock("g5.xlarge", 0);
+    for name in ["head", "worker"] {
+        world.create_pod(&member(name));
+    }
     world.wait("both are asked for", |world| {
-        world.cloud().asked().len() >= 2
+        world.cloud().asked().len() >= 4
     });
     world.wait("neither is kept", |world| {
         world.cloud().machines().is_empty() && world.count(CLAIMS) == 0
     });
+    assert_eq!(world.cloud().made(), 3);
     for name in ["head", "worker"] {
         let pod = world.get(&pod_at(name));
         assert!(pod["spec"]["nodeName"].is_null(), "{pod:#}");

@@ -75,7 +75,7 @@ pub(crate) fn held(world: &mut World) {
     buyer(world, "b", &[]);
     world.wait("b leads", |world| world.holder() == "b");
     world.wait("it is asked again", |world| {
-        let log = world.log("b");
+        let log = world.log("headstart-b");
         let mut refused = log
             .lines()
             .filter(|line| line.contains("a write was not done"));
