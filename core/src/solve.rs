@@ -6,6 +6,12 @@
 //! count as required until a pod would not be served with them; then they are given up one by one.
 //!
 //! The outcome is the same for every order of the input.
+//!
+//! Not simulated: preemption, since a pod that would push others out gets a node bought; dynamic resource
+//! allocation; a cluster's default spreads, which are preferences and stand in no API; that the hosts of
+//! one elastic Ray replica come together (its minimum is whole); the subgroups of a LeaderWorkerSet that
+//! each want a domain of their own. Peers in a zone do not raise the rate at which bytes come: no agent
+//! serves them yet.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +28,7 @@ use crate::reason::NotServed;
 use crate::snapshot::{Policy, Snapshot};
 use crate::solve::again::Hints;
 use crate::solve::bins::{Bin, Company, Cost, Existing, Kind};
-use crate::solve::demand::Demand;
+use crate::solve::demand::{Coming, Demand};
 use crate::solve::limits::Limit;
 use crate::solve::topology::Topology;
 use crate::world::{ShapeId, Slot, World, host_of};
@@ -393,7 +399,15 @@ impl<'w> Solver<'w> {
         let mut changed = false;
         for d in left {
             let (world, topology) = (self.world, &mut self.topology);
-            changed |= self.demands[d].narrow(world, topology, &affordable, &planned, &self.bins);
+            let bins = &self.bins;
+            changed |= self.demands[d].narrow(
+                world,
+                topology,
+                &affordable,
+                &planned,
+                bins,
+                Coming::Counted,
+            );
         }
         self.topology.version += u64::from(changed);
         changed

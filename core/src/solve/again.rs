@@ -201,13 +201,15 @@ impl Solver<'_> {
         })
     }
 
-    /// Where something else than the score decided, makes every new node the one of least score that
+    /// Where something else than the score decided, or somebody might have followed, makes every new node the one of least score that
     /// does for its pods; says whether there was something.
     fn settle(&mut self) -> bool {
         // A spread that was narrowed for want of limits relies on nobody giving some back.
-        if self.narrowed || self.hints.shares.take().is_none() {
+        let led = !self.hints.followers.is_empty();
+        if self.narrowed || (self.hints.shares.is_none() && !led) {
             return false;
         }
+        self.hints.shares = None;
         self.hints.filled = false;
         for b in 0..self.bins.len() {
             let bin = &self.bins[b];
@@ -341,6 +343,7 @@ impl Solver<'_> {
             return Lead {
                 mask,
                 classes: suited,
+                apart_from: (demand.per_host == 1).then_some(d),
             };
         }
         let mut domains = vec![false; self.topology.keys[key].masks.len()];
@@ -377,6 +380,7 @@ impl Solver<'_> {
         Lead {
             mask: wide,
             classes,
+            apart_from: None,
         }
     }
 

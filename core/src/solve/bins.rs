@@ -167,6 +167,11 @@ impl<'w> Solver<'w> {
     /// What one more pod of this demand would cost in bin `b`, or why it cannot go there.
     pub(super) fn appraise(&self, demand: &Demand<'w>, level: &Level, b: usize) -> Option<Cost> {
         let bin = &self.bins[b];
+        if let Some(other) = level.apart_from
+            && bin.pods.iter().any(|pod| self.pods[*pod].demand == other)
+        {
+            return None;
+        }
         match &bin.kind {
             Kind::Existing(existing) => {
                 let fits = demand
@@ -415,7 +420,7 @@ impl<'w> Solver<'w> {
                     new.needs.join(&demand.needs);
                 }
                 new.mask.keep(&level.mask);
-                new.wide.keep(&level.mask);
+                new.wide.keep(level.wide.as_ref().unwrap_or(&level.mask));
                 if demand.dedicated.contains(best) {
                     new.mask.keep(&demand.dedicated);
                     new.exclusive = true;

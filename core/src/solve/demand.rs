@@ -14,7 +14,7 @@ use crate::pod::{HostPort, Shape};
 use crate::pool::{GpuPacking, NodePool};
 use crate::prefetch::Needs;
 use crate::reason::Origin;
-use crate::solve::bins::{Bin, Kind};
+use crate::solve::bins::{Bin, Existing, Kind};
 use crate::solve::topology::{HOST, Key, Rule, Tally, Topology, Use};
 use crate::world::{ShapeId, World, suits};
 
@@ -56,6 +56,15 @@ pub(super) struct Demand<'w> {
     pub(super) shifting: bool,
 }
 
+/// How nodes on their way count for a spread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coming {
+    /// As if they were there.
+    Counted,
+    /// Those that the pod could not use come last.
+    ForOthersLast,
+}
+
 /// Where others can follow.
 #[derive(Clone)]
 pub(super) struct Lead {
@@ -63,6 +72,8 @@ pub(super) struct Lead {
     pub(super) mask: Bits,
     /// Node classes, by number.
     pub(super) classes: Vec<bool>,
+    /// A demand of which no second pod finds room beside the first.
+    pub(super) apart_from: Option<usize>,
 }
 
 /// What a shape asks for while some of its preferences are obeyed.
@@ -75,8 +86,12 @@ pub(super) struct Level {
     prefers: Option<Term>,
     /// What was given up to get here.
     pub(super) relaxed: Vec<Relaxed>,
+    /// The same before others were thought of that should follow it, if they were.
+    pub(super) wide: Option<Bits>,
     /// Node classes where those that must be near it can follow; `None` where it does not matter.
     leads: Option<Vec<bool>>,
+    /// Demands whose pods it should not join, for more of them to follow.
+    pub(super) apart_from: Option<usize>,
     /// Node classes: not asked yet, no, yes.
     classes: RefCell<Vec<Option<bool>>>,
     /// Candidates whose domains are allowed, with the state of the tallies they were worked out for.
@@ -215,6 +230,7 @@ impl<'w> Demand<'w> {
         available: &Bits,
         planned: &Bits,
         bins: &[Bin<'w>],
+        coming: Coming,
     ) -> bool {
         let market = &world.market;
         let mut reachable = available.clone();
@@ -229,7 +245,7 @@ impl<'w> Demand<'w> {
             None => Bits::none(market.len()),
         };
         let hosts = reachable.first_of(&[&compatible]).is_some();
-        let asks = &self.asks;
+        let (asks, shape) = (&self.asks, self.shape);
         let usable = |c: usize| {
             let room = market.room(c);
             compatible.contains(c) && asks.iter().all(|(dim, amount)| *amount <= room[*dim])
@@ -253,19 +269,19 @@ impl<'w> Demand<'w> {
                     let least = if hosts || *soft {
                         0
                     } else {
-                        least_host(
-                            world,
-                            &topology.tallies[of.tally],
-                            *min_domains,
-                            bins,
-                            usable,
-                        )
+                        let late = |existing: &Existing<'_>, free: &[i64]| {
+                            coming == Coming::ForOthersLast
+                                && is_coming(existing.node)
+                                && !fits(world, shape, free)
+                        };
+                        let tally = &topology.tallies[of.tally];
+                        least_host(world, tally, *min_domains, bins, usable, late)
                     };
                     changed |= least != *floor;
                     *floor = least;
                     continue;
                 }
-                let narrow = eligible(world, topology, self.shape, of.tally, &reachable);
+                let narrow = eligible(world, topology, shape, of.tally, &reachable, coming);
                 changed |= narrow != *known;
                 *known = narrow;
             }
@@ -280,8 +296,10 @@ impl<'w> Demand<'w> {
     pub(super) fn follow(&mut self, lead: &Lead) {
         let led = self.levels.iter().map(|level| {
             let mut led = level.clone();
+            led.wide.get_or_insert_with(|| level.mask.clone());
             led.mask.keep(&lead.mask);
             led.leads = Some(lead.classes.clone());
+            led.apart_from = lead.apart_from;
             led
         });
         let mut levels: Vec<Level> = led.collect();
@@ -417,6 +435,7 @@ fn eligible(
     shape: &Shape,
     tally: usize,
     reachable: &Bits,
+    coming: Coming,
 ) -> Vec<bool> {
     let key = topology.tallies[tally].key;
     if key == HOST {
@@ -430,7 +449,8 @@ fn eligible(
         let Some(node) = &slot.node else { continue };
         // Nodes of one class differ in their host name only.
         let standby = matches!(node.state, NodeState::Standby { .. });
-        if !by_host && !standby && std::mem::replace(&mut asked[slot.class], true) {
+        let late = coming == Coming::ForOthersLast && is_coming(node);
+        if !by_host && !standby && !late && std::mem::replace(&mut asked[slot.class], true) {
             continue;
         }
         let class = &world.classes[slot.class];
@@ -443,7 +463,7 @@ fn eligible(
                 && pool.is_none_or(|pool| pool.serves(&shape.labels))
                 && refused_by_wants(&shape.wants, &machine, Origin::Pod).is_none()
         };
-        if standby && !starts() {
+        if (standby || late) && !starts() || late && !fits(world, shape, &slot.free) {
             continue;
         }
         if let Some(value) = class.labels.get(&name)
@@ -462,6 +482,17 @@ fn eligible(
     eligible
 }
 
+/// Whether a node is on its way.
+fn is_coming(node: &crate::node::Node) -> bool {
+    matches!(node.state, NodeState::InFlight { .. })
+}
+
+/// Whether so much is enough for a pod of this shape.
+fn fits(world: &World, shape: &Shape, free: &[i64]) -> bool {
+    let asks = world.dims.asks(&shape.requests);
+    asks.iter().zip(free).all(|(ask, free)| ask <= free)
+}
+
 /// What the emptiest host of a spread has, of those that are there or planned and `usable`, others
 /// may come last; nothing where there are fewer than it asks for.
 fn least_host(
@@ -470,11 +501,12 @@ fn least_host(
     min_domains: Option<u32>,
     bins: &[Bin<'_>],
     usable: impl Fn(usize) -> bool,
+    late: impl Fn(&Existing<'_>, &[i64]) -> bool,
 ) -> u32 {
     let counts = bins.iter().enumerate().filter(|(_, bin)| match &bin.kind {
         Kind::Existing(existing) => {
             let standby = matches!(existing.node.state, NodeState::Standby { .. });
-            !(standby && bin.pods.is_empty())
+            !(bin.pods.is_empty() && (standby || late(existing, &bin.amounts)))
                 && tally.eligible_at(&world.classes[existing.class], existing.host)
         }
         Kind::New(new) => {

@@ -88,13 +88,14 @@ impl Solver<'_> {
         best
     }
 
-    /// Whether a bin is new, of a special type, shared, and free of pods that belong to a group.
+    /// Whether a bin is new, in use, of a special type, shared, and free of pods that belong to a group.
     fn is_mergeable(&self, b: usize) -> bool {
         let bin = &self.bins[b];
         let grouped = |pod: &usize| self.demands[self.pods[*pod].demand].shape.group.is_some();
         match &bin.kind {
             Kind::New(new) => {
                 !new.exclusive
+                    && !bin.pods.is_empty()
                     && self.world.market.special.contains(new.best)
                     && !bin.pods.iter().any(grouped)
             }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pod::ObjectKey;
 use crate::solve::bins::Kind;
-use crate::solve::demand::Demand;
+use crate::solve::demand::{Coming, Demand};
 use crate::solve::topology::{NO_DOMAIN, Rule, Use};
 use crate::solve::{Placed, Solver, Unit};
 
@@ -193,7 +193,9 @@ impl<'w> Solver<'w> {
         let mut changed = false;
         for d in demands {
             let (world, topology, none) = (self.world, &mut self.topology, &self.nowhere);
-            changed |= self.demands[d].narrow(world, topology, none, none, &self.bins);
+            // As in the plan that nominated: what was bought for others may come last.
+            let coming = Coming::ForOthersLast;
+            changed |= self.demands[d].narrow(world, topology, none, none, &self.bins, coming);
         }
         self.topology.version += u64::from(changed);
         changed

@@ -5,7 +5,8 @@
 //! - 30: planning has no time limit, it is bounded by its input. 69, 70: batching is the daemon's.
 //! - 37: a plan is data; nothing here could bind or change a pod.
 //! - 43: `matchLabelKeys` become part of the selector where manifests are read, and are tested there.
-//! - 48: cluster default constraints are not read.
+//! - 48: a cluster's default spreads stand in the scheduler's own configuration, which no API shows. As
+//!   shipped they are preferences, which the scheduler weighs; no node is bought for them.
 //! - 71: what a failed claim leads to is the daemon's. 74, 75 and half of 78: what is remembered between rounds, tested in `core/src/capacity`.
 //! - 79 to 83, 85 to 93, 107, 108, 112, 116, 117: the life of claims and of nodes is the daemon's.
 //! - 81 and the DRA part of 18: resource claims are not simulated.
@@ -18,6 +19,7 @@ use headstart_core::verify::{justify, verify};
 use crate::world::World;
 
 mod affinity;
+mod again;
 mod amounts;
 mod choice;
 mod groups;

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::{Level, Obeyed, eligible};
+use super::{Coming, Level, Obeyed, eligible};
 use crate::bits::Bits;
 use crate::market::NodeTaints;
 use crate::plan::Relaxed;
@@ -137,7 +137,7 @@ fn level(
             soft -= 1;
         }
         let tally = topology.spread(spread, shape, market);
-        let eligible = eligible(world, topology, shape, tally, reachable);
+        let eligible = eligible(world, topology, shape, tally, reachable, Coming::Counted);
         let rule = Rule::Spread {
             max_skew: spread.max_skew.max(1),
             min_domains: spread.min_domains,
@@ -153,7 +153,9 @@ fn level(
         taints: obeyed.taints,
         prefers,
         relaxed: relaxed.to_vec(),
+        wide: None,
         leads: None,
+        apart_from: None,
         classes: RefCell::default(),
         allowed: RefCell::default(),
     }
