@@ -50,6 +50,7 @@ mod report;
 mod round;
 mod say;
 mod serve;
+mod slim;
 mod status;
 mod steps;
 mod watch;

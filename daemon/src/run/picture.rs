@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::announced::Announced;
 use super::mind::Mind;
+use super::slim::{is_kept, slim_node, slim_pod};
 use super::watch::{Change, Kind, OPTIONAL, Object, REQUIRED, What};
 use crate::manifest::book::{self, Book, Problems, placed};
 use crate::manifest::object::Placed;
@@ -530,45 +531,6 @@ fn put(raw: &Placed<core::Pod>, pod: Option<headstart_core::pod::Pod>, mind: &mu
         // Daemons come with their nodes; a pod that somebody else holds back is nobody's demand yet.
         Some(pod) if pod.shape.eviction != Eviction::Daemon && !foreign => mind.set_pod(pod),
         _ => mind.remove_pod(&key),
-    }
-}
-
-/// Whether a pod may have to be read again, or spoken about.
-fn is_kept(pod: &core::Pod) -> bool {
-    let Some(spec) = &pod.spec else { return true };
-    let waits = spec.node_name.as_ref().is_none_or(String::is_empty);
-    let mut volumes = spec.volumes.iter().flatten();
-    waits || volumes.any(|it| it.persistent_volume_claim.is_some() || it.ephemeral.is_some())
-}
-
-fn slim_pod(pod: &mut core::Pod) {
-    if let Some(status) = &mut pod.status {
-        status.pod_ips = None;
-        status.host_ips = None;
-        status.init_container_statuses = None;
-    }
-}
-
-fn slim_node(node: &mut core::Node) {
-    if let Some(status) = &mut node.status {
-        status.images = None;
-        status.node_info = None;
-        status.addresses = None;
-        status.volumes_attached = None;
-        status.volumes_in_use = None;
-        status.features = None;
-        status.runtime_handlers = None;
-        for condition in status.conditions.iter_mut().flatten() {
-            condition.message = None;
-            condition.reason = None;
-            condition.last_heartbeat_time = None;
-        }
-        if let Some(all) = &mut status.conditions {
-            all.retain(|condition| condition.type_ == "Ready");
-        }
-        if status.allocatable.is_some() {
-            status.capacity = None;
-        }
     }
 }
 
