@@ -256,8 +256,10 @@ impl Cloud {
         }
         let (shared, claim) = (self.shared.clone(), claim.to_owned());
         std::thread::spawn(move || {
-            std::thread::sleep(notice);
-            shared.end(&claim);
+            // One that is given back before keeps nothing waiting.
+            if shared.wait(&claim, Instant::now() + notice) {
+                shared.end(&claim);
+            }
         });
     }
 

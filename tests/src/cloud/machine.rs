@@ -132,7 +132,7 @@ impl Shared {
     }
 
     /// Waits until `until`, and says whether the machine is still wanted.
-    fn wait(&self, claim: &str, until: Instant) -> bool {
+    pub(super) fn wait(&self, claim: &str, until: Instant) -> bool {
         loop {
             let wanted = self
                 .state()
