@@ -11,7 +11,7 @@ use anyhow::Result;
 use axum::Router;
 use clap::Args;
 use kube::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::lease::Lead;
@@ -36,32 +36,17 @@ pub(crate) struct BesideArgs {
     trace: TraceArgs,
 }
 
-/// Starts the ledger, and returns its pages.
+/// Starts the ledger, which reads from `shelf`, and returns its pages.
 ///
 /// # Errors
 /// When traces cannot be sent to where they are to go.
 pub(super) fn ledger(
-    client: &Client,
+    shelf: Arc<Shelf>,
     args: &BesideArgs,
     metrics: &Arc<Metrics>,
     lead: &Lead,
     stop: &CancellationToken,
 ) -> Result<Router> {
-    let shelf = Arc::new(Shelf::default());
-    let (say, mut problems) = mpsc::channel(1);
-    let filled = crate::ledger::watch::fill(client.clone(), Arc::clone(&shelf), say);
-    let stopped = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = filled => {}
-            () = stopped.cancelled() => {}
-        }
-    });
-    tokio::spawn(async move {
-        while let Some(problem) = problems.recv().await {
-            tracing::warn!(problem, "the ledger misses objects");
-        }
-    });
     let traces = trace::sender(&args.trace, stop.clone()).map_err(anyhow::Error::msg)?;
     let (shown, latest) = watch::channel(Arc::<Report>::default());
     let (metrics, mut lead, stop) = (Arc::clone(metrics), lead.clone(), stop.clone());

@@ -3,7 +3,7 @@
 //! An object that is as it was costs nothing. Items are replaced by what they were resolved to as soon
 //! as the resolver knows; one that is not resolved stays as it was written and is not fetched.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use headstart_core::cache::{Inventory, Item, ItemSize};
@@ -12,10 +12,9 @@ use headstart_core::money::Millis;
 use headstart_core::node::Node;
 use headstart_core::offer::{Arch, InstanceType, Offering};
 use headstart_core::plan::{Plan, Prefetch};
-use headstart_core::pod::{Group, ObjectKey, Phase, Pod, Shape};
+use headstart_core::pod::{Group, ObjectKey, Phase, Pod, Shape, SharedShape};
 use headstart_core::pool::NodePool;
 use headstart_core::prefetch::prefetch;
-use headstart_core::retire::retire;
 use headstart_core::snapshot::{Policy, Snapshot, Wish};
 use headstart_core::world::World;
 
@@ -26,6 +25,9 @@ use crate::resolve::Resolved;
 /// Most items whose sizes are remembered before those that nobody uses are forgotten.
 const MOST_ITEMS: usize = 4096;
 
+/// How many shapes without a pod are kept before they are dropped.
+const SPARE_SHAPES: usize = 256;
+
 /// Finds what a tag or a branch stands for, and how many bytes that is.
 pub(crate) trait Resolve: Send + Sync {
     /// What is known of an item now. What is not known is looked up in the background.
@@ -35,11 +37,15 @@ pub(crate) trait Resolve: Send + Sync {
 /// The world as it is planned with.
 pub(super) struct Mind {
     pub(super) snapshot: Snapshot,
-    policy: Policy,
+    pub(super) policy: Policy,
     world: Option<World>,
     resolver: Arc<dyn Resolve>,
     pods: HashMap<ObjectKey, usize>,
     nodes: HashMap<String, usize>,
+    /// One of each that pods have.
+    shapes: HashSet<SharedShape>,
+    /// The number of shapes at which unused ones are looked for.
+    compact_at: usize,
     /// Pods with an item that is not resolved.
     unresolved: BTreeSet<ObjectKey>,
     /// Names under which pods ask for what was resolved.
@@ -58,6 +64,8 @@ impl Mind {
             resolver,
             pods: HashMap::new(),
             nodes: HashMap::new(),
+            shapes: HashSet::new(),
+            compact_at: SPARE_SHAPES,
             unresolved: BTreeSet::new(),
             names: BTreeMap::new(),
             pins_arch: false,
@@ -83,6 +91,7 @@ impl Mind {
         if self.pins_arch && pod.phase == Phase::Pending {
             pin_arch(&mut pod.shape);
         }
+        self.share(&mut pod.shape);
         let slot = self.pods.get(&pod.key).copied();
         if slot.is_some_and(|index| self.snapshot.pods[index] == pod) {
             return;
@@ -96,6 +105,18 @@ impl Mind {
                 self.pods.insert(pod.key.clone(), self.snapshot.pods.len());
                 self.snapshot.pods.push(pod);
             }
+        }
+    }
+
+    /// Replicas have one shape, and one copy of it.
+    fn share(&mut self, shape: &mut SharedShape) {
+        if let Some(known) = self.shapes.get(shape) {
+            return shape.clone_from(known);
+        }
+        self.shapes.insert(shape.clone());
+        if self.shapes.len() > self.compact_at {
+            self.shapes.retain(SharedShape::is_shared);
+            self.compact_at = 2 * self.shapes.len() + SPARE_SHAPES;
         }
     }
 
@@ -243,14 +264,12 @@ impl Mind {
         (plan, lists)
     }
 
-    /// Which nodes to give back once `plan` is carried out.
-    pub(super) fn retire(
-        &mut self,
-        book: &Book,
-        plan: &Plan,
-    ) -> headstart_core::plan::RetirementPlan {
-        self.snapshot.pod_budgets = book.budgets(&self.snapshot.pods);
-        retire(&self.snapshot, &self.policy, plan)
+    /// The snapshot as it is, to find out which nodes to give back. Pods share their shapes with it.
+    pub(super) fn copy(&self, book: &Book) -> Snapshot {
+        Snapshot {
+            pod_budgets: book.budgets(&self.snapshot.pods),
+            ..self.snapshot.clone()
+        }
     }
 
     fn resolve(&mut self, pod: &mut Pod) {

@@ -10,6 +10,7 @@ use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeState};
 use headstart_core::offer::{InstanceType, Rates};
 use headstart_core::pod::{Eviction, Phase, Progress};
+use headstart_core::snapshot::Snapshot;
 use kube::ResourceExt;
 
 use super::claim;
@@ -168,22 +169,15 @@ impl Nodes {
 
     /// Says since when each node has been as empty or as full as it is.
     /// One that is being replaced already is left alone.
-    pub(super) fn note_use(&mut self, mind: &mut Mind, replaced: &BTreeSet<String>, now: Millis) {
-        let mut running: HashMap<&str, (u64, bool)> = HashMap::new();
-        for pod in &mind.snapshot.pods {
-            let Phase::Bound { node, progress } = &pod.phase else {
-                continue;
-            };
-            if pod.shape.eviction == Eviction::Daemon || *progress == Progress::Terminating {
-                continue;
-            }
-            let mut hash = DefaultHasher::new();
-            pod.key.hash(&mut hash);
-            let entry = running.entry(node).or_default();
-            *entry = (entry.0 ^ hash.finish(), true);
-        }
+    pub(super) fn note_use(
+        &mut self,
+        snapshot: &mut Snapshot,
+        replaced: &BTreeSet<String>,
+        now: Millis,
+    ) {
+        let running = running(snapshot);
         let mut settled = HashMap::new();
-        for node in &mut mind.snapshot.nodes {
+        for node in &mut snapshot.nodes {
             let (hash, used) = running.get(node.name.as_str()).copied().unwrap_or_default();
             let before = self.settled.get(&node.name);
             let since = match before {
@@ -197,6 +191,41 @@ impl Nodes {
         }
         self.settled = settled;
     }
+
+    /// Nodes on which nothing has changed since their use was last noted.
+    pub(super) fn as_they_were<'a>(&self, mind: &'a Mind) -> BTreeSet<&'a str> {
+        let running = running(&mind.snapshot);
+        let names = mind.snapshot.nodes.iter().map(|node| node.name.as_str());
+        names
+            .filter(|name| {
+                let (hash, _) = running.get(*name).copied().unwrap_or_default();
+                self.settled
+                    .get(*name)
+                    .is_some_and(|(same, _)| *same == hash)
+            })
+            .collect()
+    }
+}
+
+/// What runs on each node, as a number, and whether anything does.
+fn running(snapshot: &Snapshot) -> HashMap<String, (u64, bool)> {
+    let mut running: HashMap<String, (u64, bool)> = HashMap::new();
+    for pod in &snapshot.pods {
+        let Phase::Bound { node, progress } = &pod.phase else {
+            continue;
+        };
+        if pod.shape.eviction == Eviction::Daemon || *progress == Progress::Terminating {
+            continue;
+        }
+        let mut hash = DefaultHasher::new();
+        pod.key.hash(&mut hash);
+        let hash = hash.finish();
+        match running.get_mut(node) {
+            Some(entry) => entry.0 ^= hash,
+            None => drop(running.insert(node.clone(), (hash, true))),
+        }
+    }
+    running
 }
 
 /// Whether two views of a node in flight differ in nothing but when it is expected, by less than a
@@ -224,7 +253,7 @@ pub(super) fn cache_name(node: &Node, claim: Option<&NodeClaim>) -> String {
 fn set_inventory(picture: &Picture, mind: &mut Mind, node: &str, cache: &str) {
     let found = picture.caches.get(cache).and_then(|seen| {
         seen.object.status.as_ref()?;
-        let (found, problems) = inventory(&placed("", cache, seen.object.clone()));
+        let (found, problems) = inventory(&placed("", cache, (*seen.object).clone()));
         if !problems.is_empty() {
             tracing::debug!(cache, ?problems, "parts of an inventory cannot be read");
         }

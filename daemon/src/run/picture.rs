@@ -18,7 +18,9 @@ use serde_json::Value;
 
 use super::announced::Announced;
 use super::mind::Mind;
+use super::slim;
 use super::watch::{Change, Kind, OPTIONAL, Object, REQUIRED, What};
+use crate::ledger::shelf::{self, Shelf};
 use crate::manifest::book::{self, Book, Problems, placed};
 use crate::manifest::object::Placed;
 use crate::manifest::{lws, pool, ray};
@@ -43,7 +45,7 @@ pub(super) struct SeenNode {
 /// A node cache, as far as the control plane reads it.
 #[derive(Debug)]
 pub(super) struct SeenCache {
-    pub(super) object: NodeCache,
+    pub(super) object: Arc<NodeCache>,
 }
 
 /// A pool as it was written, or why it cannot be read.
@@ -77,6 +79,8 @@ struct Listing {
 /// Everything.
 #[derive(Default)]
 pub(super) struct Picture {
+    /// Where the ledger reads the same objects.
+    shelf: Arc<Shelf>,
     pub(super) book: Book,
     pub(super) pods: HashMap<ObjectKey, SeenPod>,
     members: BTreeMap<ObjectKey, Arc<Placed<core::Pod>>>,
@@ -93,6 +97,14 @@ pub(super) struct Picture {
 }
 
 impl Picture {
+    /// Nothing yet. What comes is put on `shelf` as well.
+    pub(super) fn new(shelf: Arc<Shelf>) -> Self {
+        Self {
+            shelf,
+            ..Self::default()
+        }
+    }
+
     /// Whether every watch but that of pods has listed once.
     pub(super) fn is_ready_for_pods(&self) -> bool {
         let mut kinds = REQUIRED.iter().chain(&OPTIONAL);
@@ -131,6 +143,9 @@ impl Picture {
             }
             What::Begins => {
                 list.so_far = Some(HashSet::new());
+                if let Some(kind) = kind.shelved() {
+                    self.shelf.list_begins(kind);
+                }
             }
             What::Absent => {
                 list.complete = true;
@@ -144,7 +159,7 @@ impl Picture {
                 self.complete(kind, mind);
             }
             What::Listed(object) => {
-                let key = key_of(&object);
+                let key = object.key();
                 if let Some(so_far) = &mut list.so_far {
                     so_far.insert(key.clone());
                 }
@@ -152,11 +167,14 @@ impl Picture {
             }
             What::Is(object) => {
                 list.fails_since = None;
-                self.set(kind, key_of(&object), object, mind);
+                self.set(kind, object.key(), object, mind);
             }
             What::Gone(object) => {
                 list.fails_since = None;
-                let (namespace, name) = key_of(&object);
+                let (namespace, name) = object.key();
+                if let Object::Pod(pod) = &object {
+                    self.shelf.pod_gone(pod);
+                }
                 self.forget(kind, &namespace, &name, mind);
             }
         }
@@ -168,6 +186,9 @@ impl Picture {
         let Some(so_far) = list.so_far.take() else {
             return;
         };
+        if let Some(kind) = kind.shelved() {
+            self.shelf.list_done(kind);
+        }
         if kind == Kind::Pod {
             let gone: Vec<ObjectKey> = self
                 .pods
@@ -192,9 +213,13 @@ impl Picture {
             self.known.entry(kind).or_default().insert(key.clone());
         }
         match object {
-            Object::Pod(pod) => self.set_pod(namespace, name, *pod, mind),
+            Object::Pod(pod) => {
+                self.shelf.pod(&pod);
+                self.set_pod(namespace, name, *pod, mind);
+            }
             Object::Node(mut node) => {
-                slim_node(&mut node);
+                self.shelf.node(&node);
+                slim::node(&mut node);
                 changed.nodes.insert(name.to_owned());
                 let raw = placed("", name, *node);
                 self.nodes.insert(name.to_owned(), SeenNode { raw });
@@ -260,12 +285,20 @@ impl Picture {
                 };
                 self.pools.insert(name.to_owned(), seen);
             }
-            Kind::NodeClaim => match serde_json::from_value::<NodeClaim>(tree(object)) {
-                Ok(it) => self.set_claim(it),
+            Kind::NodeClaim => match serde_json::from_value(object.data) {
+                Ok(Parsed { spec, status }) => self.set_claim(NodeClaim {
+                    metadata: object.metadata,
+                    spec,
+                    status,
+                }),
                 Err(error) => tracing::error!(name, %error, "a claim cannot be read"),
             },
-            Kind::NodeCache => match serde_json::from_value::<NodeCache>(tree(object)) {
-                Ok(it) => self.set_cache(it),
+            Kind::NodeCache => match serde_json::from_value(object.data) {
+                Ok(Parsed { spec, status }) => self.set_cache(NodeCache {
+                    metadata: object.metadata,
+                    spec,
+                    status,
+                }),
                 Err(error) => tracing::error!(name, %error, "a node cache cannot be read"),
             },
             Kind::Prefetch => {
@@ -289,7 +322,8 @@ impl Picture {
     }
 
     /// Takes a claim as the API server gave it out.
-    pub(super) fn set_claim(&mut self, claim: NodeClaim) {
+    pub(super) fn set_claim(&mut self, mut claim: NodeClaim) {
+        slim::metadata(&mut claim.metadata);
         let name = claim.name_any();
         if let Some(node) = claim.status.as_ref().and_then(|it| it.node_name.clone()) {
             self.changed.nodes.insert(node);
@@ -311,12 +345,15 @@ impl Picture {
                 let node = nodes.next().map(|(name, _)| name.clone());
                 self.changed.nodes.extend(node);
             }
-            self.claims.insert(name, Arc::new(claim));
+            let claim = Arc::new(claim);
+            self.shelf.claim(Arc::clone(&claim));
+            self.claims.insert(name, claim);
         }
     }
 
     /// Takes a node cache as the API server gave it out.
-    pub(super) fn set_cache(&mut self, object: NodeCache) {
+    pub(super) fn set_cache(&mut self, mut object: NodeCache) {
+        slim::cache(&mut object);
         let name = object.name_any();
         let before = self.caches.get(&name);
         let older = before.is_some_and(|it| {
@@ -325,6 +362,8 @@ impl Picture {
         });
         if !older {
             self.changed.nodes.insert(name.clone());
+            let object = Arc::new(object);
+            self.shelf.cache(Arc::clone(&object));
             self.caches.insert(name, SeenCache { object });
         }
     }
@@ -332,11 +371,13 @@ impl Picture {
     /// Forgets a claim that this process saw go.
     pub(super) fn forget_claim(&mut self, name: &str) {
         self.claims.remove(name);
+        self.shelf.gone(shelf::Kind::Claim, name);
     }
 
     /// Forgets a node cache that this process removed.
     pub(super) fn forget_cache(&mut self, name: &str) {
         self.caches.remove(name);
+        self.shelf.gone(shelf::Kind::Cache, name);
         self.changed.nodes.insert(name.to_owned());
     }
 
@@ -353,6 +394,7 @@ impl Picture {
         match kind {
             Kind::Pod => self.forget_pod(&ObjectKey::new(namespace, name), mind),
             Kind::Node => {
+                self.shelf.gone(shelf::Kind::Node, name);
                 self.nodes.remove(name);
                 changed.nodes.insert(name.to_owned());
             }
@@ -415,7 +457,7 @@ impl Picture {
         if matches!(phase, Some("Succeeded" | "Failed")) {
             return self.forget_pod(&key, mind);
         }
-        slim_pod(&mut pod);
+        slim::pod(&mut pod);
         let uid = pod
             .metadata
             .uid
@@ -493,7 +535,7 @@ impl Picture {
             note(&raw, &problems);
             put(&raw, pod, mind);
             let key = ObjectKey::new(&raw.namespace, &raw.name);
-            if is_kept(&raw.object)
+            if slim::is_kept(&raw.object)
                 && let Some(seen) = self.pods.get_mut(&key)
             {
                 seen.raw = Some(Arc::new(raw));
@@ -533,74 +575,21 @@ fn put(raw: &Placed<core::Pod>, pod: Option<headstart_core::pod::Pod>, mind: &mu
     }
 }
 
-/// Whether a pod may have to be read again, or spoken about.
-fn is_kept(pod: &core::Pod) -> bool {
-    let Some(spec) = &pod.spec else { return true };
-    let waits = spec.node_name.as_ref().is_none_or(String::is_empty);
-    let mut volumes = spec.volumes.iter().flatten();
-    waits || volumes.any(|it| it.persistent_volume_claim.is_some() || it.ephemeral.is_some())
-}
-
-fn slim_pod(pod: &mut core::Pod) {
-    if let Some(status) = &mut pod.status {
-        status.pod_ips = None;
-        status.host_ips = None;
-        status.init_container_statuses = None;
-    }
-}
-
-fn slim_node(node: &mut core::Node) {
-    if let Some(status) = &mut node.status {
-        status.images = None;
-        status.node_info = None;
-        status.addresses = None;
-        status.volumes_attached = None;
-        status.volumes_in_use = None;
-        status.features = None;
-        status.runtime_handlers = None;
-        for condition in status.conditions.iter_mut().flatten() {
-            condition.message = None;
-            condition.reason = None;
-            condition.last_heartbeat_time = None;
-        }
-        if let Some(all) = &mut status.conditions {
-            all.retain(|condition| condition.type_ == "Ready");
-        }
-        if status.allocatable.is_some() {
-            status.capacity = None;
-        }
-    }
-}
-
 /// The instance of a claim, as providers name it.
 fn instance(claim: &NodeClaim) -> Option<&str> {
     let instance = claim.status.as_ref()?.instance.as_ref()?;
     Some(&instance.provider_id)
 }
 
-fn tree(object: DynamicObject) -> Value {
-    serde_json::to_value(object).unwrap_or_default()
+/// An object of ours besides its metadata.
+#[derive(serde::Deserialize)]
+struct Parsed<Spec, Status> {
+    spec: Spec,
+    status: Option<Status>,
 }
 
-fn key_of(object: &Object) -> (String, String) {
-    let metadata = match object {
-        Object::Pod(it) => &it.metadata,
-        Object::Node(it) => &it.metadata,
-        Object::Namespace(it) => &it.metadata,
-        Object::VolumeClaim(it) => &it.metadata,
-        Object::Volume(it) => &it.metadata,
-        Object::StorageClass(it) => &it.metadata,
-        Object::CsiNode(it) => &it.metadata,
-        Object::PodBudget(it) => &it.metadata,
-        Object::PriorityClass(it) => &it.metadata,
-        Object::RuntimeClass(it) => &it.metadata,
-        Object::DaemonSet(it) => &it.metadata,
-        Object::Dynamic(it) => &it.metadata,
-    };
-    (
-        metadata.namespace.clone().unwrap_or_default(),
-        metadata.name.clone().unwrap_or_default(),
-    )
+fn tree(object: DynamicObject) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
 }
 
 /// Versions of one API server's objects grow.

@@ -4,7 +4,7 @@
 //! not lead keeps its picture up to date and does nothing else. Nothing is planned before every watch
 //! has listed once, nor while one has failed for [`STALE_LIMIT`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +12,7 @@ use headstart_agent::report::chain;
 use headstart_core::capacity::memory::CapacityMemory;
 use headstart_core::capacity::{Boots, Capacity};
 use headstart_core::money::Millis;
-use headstart_core::plan::Plan;
+use headstart_core::plan::{Plan, RetirementPlan};
 use headstart_core::pod::{ObjectKey, Phase};
 use headstart_core::pool::PoolState;
 use kube::Client;
@@ -27,6 +27,7 @@ use super::mind::Mind;
 use super::nodes::Nodes;
 use super::pace::Pace;
 use super::picture::Picture;
+use super::retire::Retiring;
 use super::say::Speaker;
 use super::watch::{self, Change};
 use super::write::{Done, NotDone, Write, Writer};
@@ -41,8 +42,8 @@ const STALE_LIMIT: Duration = Duration::from_secs(60);
 const LIST_EVERY: Duration = Duration::from_secs(15);
 const OFFERS_EVERY: Duration = Duration::from_secs(3600);
 
-/// How often nodes to give back are looked for.
-const RETIRE_EVERY: Duration = Duration::from_secs(10);
+/// How often it is shown what was decided.
+const SHOW_EVERY: Duration = Duration::from_secs(10);
 
 /// How often what was learned is stored, if it changed.
 const STORE_EVERY: Duration = Duration::from_secs(20);
@@ -83,14 +84,19 @@ pub(super) struct Rounds {
     /// Statuses as they were last written, by kind and name.
     pub(super) pool_statuses: BTreeMap<String, headstart_api::NodePoolStatus>,
     pub(super) prefetch_statuses: BTreeMap<ObjectKey, headstart_api::PrefetchStatus>,
+    /// What the intent of each node was last made of, as a number, for nodes that know it.
+    pub(super) told: HashMap<String, u64>,
     /// Claims whose boot was learned from.
     pub(super) learned: BTreeSet<String>,
-    plan: Plan,
+    pub(super) plan: Plan,
+    pub(super) retiring: Retiring,
+    /// What was last found out about nodes that stay and go.
+    retired: RetirementPlan,
     stored: Option<String>,
     recalled: bool,
     asked_list: Option<Instant>,
     asked_offers: Option<Instant>,
-    asked_retire: Option<Instant>,
+    shown: Option<Instant>,
     asked_store: Option<Instant>,
     number: u64,
 }
@@ -111,12 +117,14 @@ pub(super) struct Doors {
     pub(super) plans: mpsc::Receiver<oneshot::Sender<String>>,
     /// What the resolver learned.
     pub(super) resolved: mpsc::Receiver<()>,
+    /// Which nodes to give back.
+    pub(super) retired: mpsc::Receiver<(u64, RetirementPlan)>,
 }
 
 impl Rounds {
-    /// One that knows nothing.
+    /// One that knows what `picture` and `mind` do.
     pub(super) fn new(
-        mind: Mind,
+        (picture, mind, retiring): (Picture, Mind, Retiring),
         calls: Option<Calls>,
         writer: Writer,
         speaker: Speaker,
@@ -125,7 +133,7 @@ impl Rounds {
         settings: Settings,
     ) -> Self {
         Self {
-            picture: Picture::default(),
+            picture,
             mind,
             nodes: Nodes::default(),
             capacity: Capacity::default(),
@@ -147,13 +155,16 @@ impl Rounds {
             evicted: BTreeMap::new(),
             pool_statuses: BTreeMap::new(),
             prefetch_statuses: BTreeMap::new(),
+            told: HashMap::new(),
             learned: BTreeSet::new(),
             plan: Plan::default(),
+            retiring,
+            retired: RetirementPlan::default(),
             stored: None,
             recalled: false,
             asked_list: None,
             asked_offers: None,
-            asked_retire: None,
+            shown: None,
             asked_store: None,
             number: 0,
         }
@@ -193,6 +204,7 @@ impl Rounds {
                     continue;
                 }
                 Some(()) = doors.resolved.recv() => {}
+                Some(answer) = doors.retired.recv() => self.retiring.answered(answer),
                 () = wait => {
                     if !self.picture.is_ready() && told.elapsed() > PATIENCE {
                         told = Instant::now();
@@ -231,6 +243,7 @@ impl Rounds {
         self.ensured.clear();
         self.orphans.clear();
         self.hopeless.clear();
+        self.retiring.forget();
         self.pool_statuses.clear();
         self.prefetch_statuses.clear();
         self.recalled = false;
@@ -267,23 +280,17 @@ impl Rounds {
         }
         let (plan, lists) = self.mind.plan(now);
         let planned = started.elapsed();
-        let whole = due(&mut self.asked_retire, RETIRE_EVERY);
-        let retirement = match whole && self.calls.is_some() {
-            true => {
-                let replaced = self.replaced();
-                self.nodes.note_use(&mut self.mind, &replaced, now);
-                self.mind.retire(&self.picture.book, &plan)
-            }
-            false => headstart_core::plan::RetirementPlan::default(),
-        };
-        if whole {
-            self.gauges.decided(&plan, &lists, &retirement);
+        let retirement = self.retirement(&plan);
+        let mut writes = self.decide(&plan, &lists, retirement.as_ref(), now);
+        if let Some(retirement) = retirement {
+            self.retired = retirement;
         }
-        let retired = started.elapsed();
-        let mut writes = self.decide(&plan, &lists, &retirement, now);
         let decided = started.elapsed();
         writes.extend(self.report());
         writes.extend(self.store());
+        if due(&mut self.shown, SHOW_EVERY) {
+            self.gauges.decided(&plan, &lists, &self.retired);
+        }
         self.plan = plan;
         let planning = started.elapsed();
         tracing::debug!(
@@ -291,7 +298,6 @@ impl Rounds {
             micros = planning.as_micros(),
             observed = observed.as_micros(),
             planned = planned.as_micros(),
-            retired = retired.as_micros(),
             decided = decided.as_micros(),
             writes = writes.len(),
             "a round is planned"
@@ -307,7 +313,9 @@ impl Rounds {
         };
         self.gauges.round(took, &done);
         self.applied(done);
-        planning
+        let copying = Instant::now();
+        self.ask_what_to_retire();
+        planning + copying.elapsed()
     }
 
     /// Brings what is planned with up to date.
