@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use headstart_api::ClaimOffering;
 use headstart_core::snapshot::Policy;
 use kube::Client;
 use prometheus_client::registry::Registry;
@@ -53,6 +54,7 @@ mod serve;
 mod slim;
 mod status;
 mod steps;
+mod tally;
 mod watch;
 mod write;
 
@@ -125,7 +127,13 @@ async fn run(args: RunArgs) -> Result<()> {
         .await
         .with_context(|| format!("listen at {}", args.http))?;
     let shelf = Arc::new(Shelf::new(Keeps::Recent));
-    let book = beside::ledger(Arc::clone(&shelf), &args.beside, &metrics, &lead, &stop)?;
+    let list = Arc::clone(&gauges);
+    let list_price = Arc::new(move |offering: &ClaimOffering| list.list_price(offering));
+    let feed = beside::Feed {
+        shelf: Arc::clone(&shelf),
+        list_price,
+    };
+    let book = beside::ledger(feed, &args.beside, &metrics, &lead, &stop)?;
     let server = serve::serve(listener, pages, book, stop.clone());
     let mut server = tokio::spawn(server);
 

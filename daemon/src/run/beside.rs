@@ -18,7 +18,7 @@ use super::lease::Lead;
 use crate::admission::command::PartArgs;
 use crate::admission::{self, Counts, Turn};
 use crate::ledger::Moment;
-use crate::ledger::clerk::{Clerk, Report};
+use crate::ledger::clerk::{Clerk, ListPrice, Report};
 use crate::ledger::shelf::Shelf;
 use crate::ledger::trace::{self, TraceArgs};
 use crate::metrics::label::{Admitted, Opened};
@@ -36,12 +36,20 @@ pub(crate) struct BesideArgs {
     trace: TraceArgs,
 }
 
-/// Starts the ledger, which reads from `shelf`, and returns its pages.
+/// What the ledger reads.
+pub(super) struct Feed {
+    /// The objects.
+    pub(super) shelf: Arc<Shelf>,
+    /// What offerings cost on demand.
+    pub(super) list_price: Arc<ListPrice>,
+}
+
+/// Starts the ledger, and returns its pages.
 ///
 /// # Errors
 /// When traces cannot be sent to where they are to go.
 pub(super) fn ledger(
-    shelf: Arc<Shelf>,
+    feed: Feed,
     args: &BesideArgs,
     metrics: &Arc<Metrics>,
     lead: &Lead,
@@ -64,10 +72,9 @@ pub(super) fn ledger(
                 clerk = clerk.tell(traces.clone());
             }
             let end = stop.child_token();
-            let list_price = Arc::new(|_: &headstart_api::ClaimOffering| None);
             let following = clerk.follow(
-                Arc::clone(&shelf) as _,
-                list_price,
+                Arc::clone(&feed.shelf) as _,
+                Arc::clone(&feed.list_price),
                 shown.clone(),
                 end.clone(),
             );

@@ -20,6 +20,7 @@ use super::intent::{self, Inputs, Seen};
 use super::nodes::cache_name;
 use super::round::Rounds;
 use super::say::{Reason, Say};
+use super::tally::Goes;
 use super::write::{Cache, Write};
 use crate::plan::words;
 
@@ -135,6 +136,7 @@ impl Rounds {
                 })
                 .collect();
             let why = words::disruption(retired.reason);
+            self.goes_for(&claim.name_any(), Goes::Retired(retired.reason));
             let saves = retired.saves;
             tracing::info!(node = retired.node, why, %saves, "a node is given back");
             self.speaker.say(Say {

@@ -32,6 +32,7 @@ use super::say::Speaker;
 use super::watch::{self, Change};
 use super::write::{Done, NotDone, Write, Writer};
 use crate::manifest::pool;
+use crate::metrics::label::Reason;
 use crate::plan::{form, now};
 use crate::provider::{Instance, Offers};
 
@@ -86,6 +87,8 @@ pub(super) struct Rounds {
     pub(super) prefetch_statuses: BTreeMap<ObjectKey, headstart_api::PrefetchStatus>,
     /// What the intent of each node was last made of, as a number, for nodes that know it.
     pub(super) told: HashMap<String, u64>,
+    /// Claims that are going to go, and why.
+    pub(super) goes: BTreeMap<String, Reason>,
     /// Claims whose boot was learned from.
     pub(super) learned: BTreeSet<String>,
     pub(super) plan: Plan,
@@ -156,6 +159,7 @@ impl Rounds {
             pool_statuses: BTreeMap::new(),
             prefetch_statuses: BTreeMap::new(),
             told: HashMap::new(),
+            goes: BTreeMap::new(),
             learned: BTreeSet::new(),
             plan: Plan::default(),
             retiring,
@@ -243,6 +247,7 @@ impl Rounds {
         self.ensured.clear();
         self.orphans.clear();
         self.hopeless.clear();
+        self.goes.clear();
         self.retiring.forget();
         self.pool_statuses.clear();
         self.prefetch_statuses.clear();
@@ -466,6 +471,7 @@ impl Rounds {
                 }
                 Ok(Done::Claim(claim)) => self.picture.set_claim(*claim),
                 Ok(Done::ClaimGone(name)) => {
+                    self.count_gone(&name);
                     self.picture.forget_claim(&name);
                     self.gone(&name);
                 }
