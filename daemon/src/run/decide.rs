@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
 
-use headstart_api::{NodeCacheSpec, names};
+use headstart_api::NodeCacheSpec;
 use headstart_core::cache::Item;
 use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeState};
@@ -120,10 +120,8 @@ impl Rounds {
             writes.push(write);
         }
         for retired in &retirement.retire {
-            let claim = self.mind.node(&retired.node).and_then(|node| {
-                let name = node.labels.get(names::NODE_CLAIM)?;
-                self.picture.claims.get(name).cloned()
-            });
+            let claim = self.mind.claim_of(&retired.node);
+            let claim = claim.and_then(|name| self.picture.claims.get(name).cloned());
             let Some(claim) = claim.filter(|it| it.metadata.deletion_timestamp.is_none()) else {
                 continue;
             };
@@ -208,7 +206,7 @@ impl Rounds {
         used: Vec<&'a Item>,
     ) -> Inputs<'a> {
         let picture = &self.picture;
-        let claim = node.labels.get(names::NODE_CLAIM);
+        let claim = self.mind.claim_of(&node.name);
         let claim = claim.and_then(|name| picture.claims.get(name));
         let claim = claim.map(|claim| &**claim);
         let name = cache_name(node, claim);

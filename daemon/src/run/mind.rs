@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use headstart_api::names;
 use headstart_core::cache::{Inventory, Item, ItemSize};
 use headstart_core::label::ARCH;
 use headstart_core::money::Millis;
@@ -42,6 +43,8 @@ pub(super) struct Mind {
     resolver: Arc<dyn Resolve>,
     pods: HashMap<ObjectKey, usize>,
     nodes: HashMap<String, usize>,
+    /// The claims of nodes.
+    claims: HashMap<String, String>,
     /// One of each that pods have.
     shapes: HashSet<SharedShape>,
     /// The number of shapes at which unused ones are looked for.
@@ -64,6 +67,7 @@ impl Mind {
             resolver,
             pods: HashMap::new(),
             nodes: HashMap::new(),
+            claims: HashMap::new(),
             shapes: HashSet::new(),
             compact_at: SPARE_SHAPES,
             unresolved: BTreeSet::new(),
@@ -135,8 +139,18 @@ impl Mind {
         }
     }
 
-    /// Takes a node as it is now.
-    pub(super) fn set_node(&mut self, node: Node) {
+    /// The claim that a node was bought by.
+    pub(super) fn claim_of(&self, node: &str) -> Option<&str> {
+        self.claims.get(node).map(String::as_str)
+    }
+
+    /// Takes a node as it is now. The label that names its claim is kept apart: with it no two nodes
+    /// would look the same to a pod, and every one would be asked by itself.
+    pub(super) fn set_node(&mut self, mut node: Node) {
+        match node.labels.remove(names::NODE_CLAIM) {
+            Some(claim) => self.claims.insert(node.name.clone(), claim),
+            None => self.claims.remove(&node.name),
+        };
         let slot = self.nodes.get(&node.name).copied();
         if slot.is_some_and(|index| self.snapshot.nodes[index] == node) {
             return;
@@ -156,6 +170,7 @@ impl Mind {
 
     /// Forgets a node.
     pub(super) fn remove_node(&mut self, name: &str) {
+        self.claims.remove(name);
         let Some(index) = self.nodes.remove(name) else {
             return;
         };
@@ -335,5 +350,36 @@ fn pin_arch(shape: &mut Shape) {
     if !affinity.any(|e| e.key == ARCH) && !shape.node_selector.contains_key(ARCH) {
         let amd64 = Arch::Amd64.as_str().to_owned();
         shape.node_selector.insert(ARCH.to_owned(), amd64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Resolve for Nobody {
+        fn look_up(&self, _: &Item) -> Option<Resolved> {
+            None
+        }
+    }
+
+    #[test]
+    fn nodes_of_different_claims_look_the_same_and_their_claims_are_known() {
+        let mut mind = Mind::new(Policy::default(), Arc::new(Nobody));
+        let claim = headstart_api::NodeClaim::new("a", headstart_api::NodeClaimSpec::default());
+        let mut node = super::super::claim::in_flight(&claim, Millis(1));
+        node.labels = BTreeMap::from([
+            ("zone".to_owned(), "a".to_owned()),
+            (names::NODE_CLAIM.to_owned(), "a".to_owned()),
+        ]);
+        mind.set_node(node.clone());
+        assert_eq!(mind.claim_of("a"), Some("a"));
+        let kept = mind.node("a").map(|node| node.labels.len());
+        assert_eq!(kept, Some(1));
+        node.labels.remove(names::NODE_CLAIM);
+        mind.set_node(node);
+        assert_eq!(mind.claim_of("a"), None);
     }
 }

@@ -25,7 +25,7 @@ use super::gauges::{Gauges, Took};
 use super::lease::Lead;
 use super::mind::Mind;
 use super::nodes::Nodes;
-use super::pace::Pace;
+use super::pace::{Pace, Spent};
 use super::picture::Picture;
 use super::retire::Retiring;
 use super::say::Speaker;
@@ -214,8 +214,8 @@ impl Rounds {
                         told = Instant::now();
                         info!(missing = ?self.picture.missing(), "waiting for the first lists");
                     }
-                    let took = self.round().await;
-                    pace.over(took, self.pause(), Instant::now());
+                    let spent = self.round().await;
+                    pace.over(spent, self.pause(), Instant::now());
                     continue;
                 }
             }
@@ -255,8 +255,8 @@ impl Rounds {
         (self.asked_list, self.asked_offers) = (None, None);
     }
 
-    /// One round; says how long it took the processor.
-    async fn round(&mut self) -> Duration {
+    /// One round; says what it took.
+    async fn round(&mut self) -> Spent {
         let started = Instant::now();
         self.number += 1;
         let now = now();
@@ -266,7 +266,10 @@ impl Rounds {
         let leads = self.lead.is_held();
         self.gauges.observed(ready, leads);
         if !ready || !leads {
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         let stale = self.picture.stale_for(started);
         if stale > STALE_LIMIT {
@@ -274,14 +277,23 @@ impl Rounds {
                 seconds = stale.as_secs(),
                 "facts are too old; nothing is planned"
             );
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         if !self.recall().await {
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         self.ask_provider(started);
         if self.calls.is_some() && self.asked_offers.is_none() {
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         let (plan, lists) = self.mind.plan(now);
         let planned = started.elapsed();
@@ -317,10 +329,14 @@ impl Rounds {
             whole: started.elapsed(),
         };
         self.gauges.round(took, &done);
+        let writes = u32::try_from(done.len()).unwrap_or(u32::MAX);
         self.applied(done);
         let copying = Instant::now();
         self.ask_what_to_retire();
-        planning + copying.elapsed()
+        Spent {
+            processor: planning + copying.elapsed(),
+            writes,
+        }
     }
 
     /// Brings what is planned with up to date.
