@@ -68,6 +68,8 @@ pub enum NodeState {
 pub struct NodeDisruption {
     /// An annotation forbids it.
     pub forbidden: bool,
+    /// What replaces it is on its way: it counts as leaving, and nothing is moved there.
+    pub replaced: bool,
     /// It differs from what its pool says now, in this.
     pub drift: Option<String>,
     /// Since when nothing but daemons runs on it.

@@ -2,8 +2,12 @@
 
 use crate::amount::Resources;
 use crate::label::{Expression, Labels, Taint, Term};
+use crate::market::{Machine, refused_by_wants};
 use crate::money::{HourlyPrice, Millis};
+use crate::node::Node;
+use crate::offer::InstanceType;
 use crate::pod::Wants;
+use crate::reason::{Origin, Rejection};
 
 /// A node pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +158,22 @@ impl NodePool {
     /// Whether it buys and starts nodes for pods with these labels.
     pub fn serves(&self, pod: &Labels) -> bool {
         self.serves.as_ref().is_none_or(|term| term.matches(pod))
+    }
+
+    /// Why it would not buy a node like this one today, if so: what it requires may have changed since.
+    /// `kind` is the node's type, where it is still known.
+    pub fn refuses(&self, node: &Node, kind: Option<&InstanceType>) -> Option<Rejection> {
+        let unmet = self.requirements.iter().find_map(|requirement| {
+            let expression = &requirement.expression;
+            let found = node.labels.get(&expression.key).map(String::as_str);
+            (!expression.matches(found)).then(|| Rejection::Label {
+                expression: expression.clone(),
+                found: found.map(str::to_owned),
+                by: Origin::Pool,
+            })
+        });
+        let machine = Machine::of_node(node, kind);
+        unmet.or_else(|| refused_by_wants(&self.wants, &machine, Origin::Pool))
     }
 
     /// A pool that may buy anything, with defaults everywhere else.

@@ -80,6 +80,8 @@ pub(crate) struct Solver<'w> {
     most_urgent: HourlyPrice,
     /// No candidate.
     nowhere: Bits,
+    /// Whether a spread was narrowed because of what others had taken.
+    narrowed: bool,
 }
 
 pub(crate) struct Pending<'w> {
@@ -177,6 +179,7 @@ impl<'w> Solver<'w> {
                 .max()
                 .unwrap_or_default(),
             nowhere: Bits::none(market.len()),
+            narrowed: false,
         };
         solver.limits = solver.limits();
         solver.fill(&owners);
@@ -293,7 +296,12 @@ impl<'w> Solver<'w> {
     /// Places what can be placed, and gives back the rest.
     fn run(&mut self) -> Vec<Unit> {
         self.honour_nominations();
-        let mut queue = self.units();
+        let queue = self.units();
+        self.go_on(queue)
+    }
+
+    /// Places what can be placed of what waits still, and gives back the rest.
+    fn go_on(&mut self, mut queue: Vec<Unit>) -> Vec<Unit> {
         // Merging makes room, and gives limits back.
         let mut narrowed = 0;
         loop {
@@ -306,6 +314,7 @@ impl<'w> Solver<'w> {
                 return queue;
             }
             narrowed += u32::from(!merged);
+            self.narrowed |= !merged;
         }
     }
 
@@ -333,7 +342,7 @@ impl<'w> Solver<'w> {
             while let Some(unit) = coming.pop_front() {
                 match unit {
                     Unit::Pods(demand, pods) => {
-                        let rest = self.place_all(demand, &pods);
+                        let rest = self.place_followed(demand, pods, &mut left, &mut coming);
                         if !rest.is_empty() {
                             left.push(Unit::Pods(demand, rest));
                         }
@@ -428,15 +437,23 @@ impl<'w> Solver<'w> {
             let first = pods[0];
             (
                 -i64::from(self.priority(first)),
-                !pods
-                    .iter()
-                    .any(|pod| self.hints.first.contains(&self.pods[*pod].demand)),
+                (pods.iter())
+                    .map(|pod| self.rank(self.pods[*pod].demand))
+                    .min(),
                 self.standing(first),
                 self.pods[first].created,
                 self.pods[first].key,
             )
         });
         units
+    }
+
+    /// Whether an earlier try taught that a demand comes before others, or after them.
+    fn rank(&self, demand: usize) -> u8 {
+        match self.hints.first.get(&demand) {
+            Some(rank) => *rank,
+            None => u8::MAX - u8::from(!self.hints.last.contains(&demand)),
+        }
     }
 
     fn priority(&self, pod: usize) -> i32 {
@@ -461,11 +478,12 @@ impl<'w> Solver<'w> {
             .iter()
             .filter(|(dim, _)| *dim > crate::market::PODS)
             .fold(0, |sum, (_, n)| n.saturating_add(sum));
+        let sign = if self.hints.small_first { 1 } else { -1 };
         let special = if demand.special { special } else { 0 };
-        let ask = |dim| -demand.ask(dim);
+        let ask = |dim| demand.ask(dim).saturating_mul(sign);
         (
             -i64::from(demand.shape.priority),
-            -special,
+            special.saturating_mul(sign),
             ask(crate::market::CPU),
             ask(crate::market::MEMORY),
         )

@@ -54,7 +54,9 @@ impl ClusterArgs {
                 Err(error) => return Err(no_cluster(&chain(&error))),
             },
         };
-        let config = found.map_err(|error| no_cluster(&chain(&error)))?;
+        let mut config = found.map_err(|error| no_cluster(&chain(&error)))?;
+        // Somebody waits at a prompt: what cannot be had now is said now.
+        config.default_retry = false;
         let namespace = self.namespace.clone();
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| no_cluster(&chain(&error)))?;
@@ -64,6 +66,14 @@ impl ClusterArgs {
 
 fn no_cluster(why: &str) -> String {
     format!("no cluster to ask: {why}; give --kubeconfig and --context, or set KUBECONFIG")
+}
+
+/// What the API server said, or why it could not be asked, in one line.
+pub(crate) fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => chain(other),
+    }
 }
 
 /// Runs a command to its end; what went wrong is one line.

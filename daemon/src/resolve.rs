@@ -85,6 +85,11 @@ impl Resolver {
         known
     }
 
+    /// Whether the first answer about `item` is on its way.
+    pub(crate) fn is_asking(&self, item: &Item) -> bool {
+        self.shared.table().is_asking(item)
+    }
+
     /// Why nothing newer is known of `item`, for a person.
     #[allow(dead_code, reason = "explain does not tell it yet")]
     pub(crate) fn refusal(&self, item: &Item) -> Option<String> {

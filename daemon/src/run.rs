@@ -32,16 +32,20 @@ use crate::metrics::Metrics;
 use crate::provider::kwok;
 
 mod announced;
+mod batch;
 mod beside;
 mod calls;
 mod claim;
 mod config;
 mod decide;
+mod drift;
 mod gauges;
 mod intent;
 mod lease;
+mod leave;
 mod life;
 mod mind;
+mod moving;
 mod nodes;
 mod outside;
 mod pace;
@@ -162,8 +166,12 @@ async fn run(args: RunArgs) -> Result<()> {
         Settings {
             interval: args.interval(),
             delay: args.delay(),
+            batch_idle: Duration::from_millis(args.batch_idle_ms),
+            batch_most: Duration::from_millis(args.batch_most_ms),
             registration_limit: Duration::from_secs(args.registration_seconds),
             orphan_limit: Duration::from_secs(args.orphan_seconds),
+            list_every: Duration::from_secs(args.list_seconds),
+            retire_every: Duration::from_secs(args.retire_seconds),
         },
     );
     let doors = Doors {

@@ -15,6 +15,7 @@
 //! Deliberately absent: load balancers, delay and loss on links (the kernels this
 //! runs on lack them). Needs root on Debian 12.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,8 @@ pub struct Cluster {
     control: Machine,
     api: Api,
     record: Mutex<Record>,
+    /// Numbers of nodes that are being started.
+    starting: Mutex<BTreeSet<u8>>,
     left: bool,
     /// Held for as long as this cluster is worked on from here.
     _lock: File,
@@ -214,12 +217,20 @@ impl Cluster {
     /// If it cannot be started.
     pub fn add_node(&self, options: &NodeOptions) -> Result<Node> {
         let number = {
+            // Others may start one at the same time.
+            let mut starting = self.starting();
             let record = self.record();
-            let used = |number: &u8| record.nodes.iter().any(|node| node.number == *number);
+            let used = |number: &u8| {
+                starting.contains(number) || record.nodes.iter().any(|node| node.number == *number)
+            };
             let free = (1..=MOST_NODES).find(|number| !used(number));
-            free.with_context(|| format!("there are {MOST_NODES} nodes already"))?
+            let free = free.with_context(|| format!("there are {MOST_NODES} nodes already"))?;
+            starting.insert(free);
+            free
         };
-        self.start_node(number, options)
+        let started = self.start_node(number, options);
+        self.starting().remove(&number);
+        started
     }
 
     /// Ends a node as a power cut would. Its object stays, as it does when a cloud takes a machine
@@ -310,6 +321,7 @@ impl Cluster {
             control,
             api,
             record: Mutex::new(record),
+            starting: Mutex::default(),
             left: false,
             _lock: lock,
         };
@@ -411,6 +423,10 @@ impl Cluster {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn starting(&self) -> MutexGuard<'_, BTreeSet<u8>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {

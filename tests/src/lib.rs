@@ -16,6 +16,8 @@ pub mod content;
 pub mod debian;
 pub mod docker_registry;
 pub mod faults;
+#[cfg(feature = "e2e")]
+pub mod helm;
 pub mod hub;
 pub mod image;
 pub mod link;

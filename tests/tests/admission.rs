@@ -1,6 +1,7 @@
 //! Admission on a real API server and scheduler: what pods are given, and where they go.
 //!
 //! Nodes are objects whose heartbeats the test keeps up: nothing runs on them, and scheduling is real.
+//! Replicas have the rights that the chart gives them, and no more.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,19 +24,49 @@ const PORTS: [u16; 2] = [9443, 9444];
 /// How many pods are led, in each way that is counted.
 const PODS: usize = 120;
 
-#[path = "admission/cases.rs"]
-mod cases;
+/// Further arguments of the replica that leads, in all cases but those of a lost leader.
+const LEADER: [&str; 3] = ["--leads", "--gate-deadline=5", "--expected-start=400"];
+
+/// Namespaces, and how pods of each are steered if it says so.
+const NAMESPACES: [(&str, &str); 7] = [
+    (SYSTEM, ""),
+    ("by-policy", ""),
+    ("by-webhook", ""),
+    ("gated", "gate"),
+    ("preferring", "prefer"),
+    ("unsteered", "none"),
+    ("kinds", ""),
+];
+
+#[path = "admission/given.rs"]
+mod given;
+#[path = "admission/kinds.rs"]
+mod kinds;
+#[path = "admission/led.rs"]
+mod led;
+#[path = "admission/lost.rs"]
+mod lost;
 #[path = "admission/nodes.rs"]
 mod nodes;
+#[path = "admission/webhook.rs"]
+mod webhook;
 
 #[test]
 fn pods_are_given_their_models_and_led_to_the_node_that_has_them() -> Result<()> {
     let world = World::up()?;
     world.policy_and_webhook_give_the_same()?;
+    world.no_pod_is_missed_while_certificates_change()?;
     world.a_webhook_that_is_down_or_hangs_holds_nothing_up()?;
+    let patient = world.a_pod_is_nominated_that_fits_nowhere()?;
     world.gated_pods_go_to_the_warm_node_whatever_the_scheduler_would_rather_do()?;
-    world.preferring_pods_go_to_the_warm_node()?;
-    world.gates_are_opened_without_a_leader_and_at_the_end()
+    world.preferring_pods_go_to_the_warm_node_as_far_as_the_scheduler_s_weights_go()?;
+    world.pods_of_every_kind_of_owner_are_given_their_model()?;
+    world.a_nomination_that_led_nowhere_is_withdrawn(&patient)?;
+    world.gates_of_others_are_left_alone()?;
+    world.a_gate_is_opened_without_a_leader()?;
+    world.a_gate_is_opened_once_an_api_server_that_hangs_answers()?;
+    world.a_gate_put_on_by_replicas_that_were_killed_is_opened_by_the_next()?;
+    world.the_last_replica_opens_all_gates_as_it_ends()
 }
 
 struct World {
@@ -69,51 +100,31 @@ impl World {
                 &crd,
             )?;
         }
-        for name in [
-            SYSTEM,
-            "by-policy",
-            "by-webhook",
-            "gated",
-            "preferring",
-            "ignored",
-        ] {
-            let notes = match name {
-                "gated" => json!({"headstart.dev/steering": "gate"}),
-                "ignored" => json!({"headstart.dev/ignore": "true"}),
-                _ => json!({}),
+        for (name, steering) in NAMESPACES {
+            let notes = match steering {
+                "" => json!({}),
+                steering => json!({"headstart.dev/steering": steering}),
             };
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace",
                 "metadata": {"name": name, "annotations": notes}});
             api.create("/api/v1/namespaces", &namespace)?;
         }
-        for name in [
-            "by-policy",
-            "by-webhook",
-            "gated",
-            "preferring",
-            "ignored",
-            SYSTEM,
-        ] {
+        for (name, _) in NAMESPACES {
             let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
             api.until(&account, WAIT, |_| true)?;
         }
-        // As a program in the control plane's machine reaches the API server.
-        let text = std::fs::read_to_string(cluster.kubeconfig())?;
-        let server = text.find("https://127.0.0.1:").context("the server")?;
-        let end = text[server..].find(['"', '\n']).context("its end")? + server;
-        let text = text.replace(&text[server..end], "https://10.99.0.1:6443");
-        let kubeconfig = root.join("target/cluster/admission/inside.kubeconfig");
-        std::fs::write(&kubeconfig, text)?;
-        let kubeconfig = kubeconfig.canonicalize()?;
+        cluster.add_kuberay(&named("HEADSTART_KUBERAY")?)?;
+        let objects = rendered(&root.join("charts/headstart"))?;
+        let kubeconfig = as_shipped(&cluster, &objects)?;
         let world = Self {
-            objects: rendered(&root.join("charts/headstart"))?,
+            objects,
             cluster: Arc::new(cluster),
             kubeconfig,
             over: Arc::default(),
             started: Mutex::default(),
         };
-        nodes::make(world.api())?;
         nodes::keep_alive(&world.cluster, &world.over);
+        nodes::make(world.api())?;
         Ok(world)
     }
 
@@ -212,6 +223,7 @@ fn rendered(chart: &Path) -> Result<Vec<Value>> {
         ])
         .args(["--show-only", "templates/admission-policy.yaml"])
         .args(["--show-only", "templates/webhook.yaml"])
+        .args(["--show-only", "templates/daemon-rbac.yaml"])
         .output()?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "helm: {errors}");
@@ -220,6 +232,39 @@ fn rendered(chart: &Path) -> Result<Vec<Value>> {
     documents
         .map(|one| Ok(serde_saphyr::from_str::<Value>(one)?))
         .collect()
+}
+
+/// Gives the chart's account its rights; a kubeconfig for it, as programs in the control plane's network
+/// reach the API server.
+fn as_shipped(cluster: &Cluster, objects: &[Value]) -> Result<PathBuf> {
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+    let api = cluster.api();
+    let mut account = None;
+    for object in objects {
+        let path = match object["kind"].as_str() {
+            Some("ClusterRole") => "clusterroles".to_owned(),
+            Some("ClusterRoleBinding") => "clusterrolebindings".to_owned(),
+            Some("Role") => format!("namespaces/{SYSTEM}/roles"),
+            Some("RoleBinding") => format!("namespaces/{SYSTEM}/rolebindings"),
+            _ => continue,
+        };
+        api.create(&format!("{RBAC}/{path}"), object)?;
+        let subject = object["subjects"][0]["name"].as_str();
+        account = subject.map(str::to_owned).or(account);
+    }
+    let account = account.context("the chart binds no account")?;
+    let accounts = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts");
+    let object =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}});
+    api.create(&accounts, &object)?;
+    let asked =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let token = api.create(&format!("{accounts}/{account}/token"), &asked)?;
+    let path = cluster.kubeconfig_inside("shipped")?;
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    config["users"][0]["user"] = json!({"token": token["status"]["token"]});
+    std::fs::write(&path, config.to_string())?;
+    Ok(path.canonicalize()?)
 }
 
 /// A pod of one GPU.

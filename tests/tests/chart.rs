@@ -7,14 +7,11 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_testbed::helm::{Helm, chart};
 use serde_json::Value;
-
-use self::helm::{Helm, documents};
 
 #[path = "chart/cluster.rs"]
 mod cluster;
-#[path = "chart/helm.rs"]
-mod helm;
 
 /// Values with everything on that is off by default.
 const EVERYTHING: &[&str] = &[
@@ -190,8 +187,7 @@ fn a_mirror_replaces_the_registry_of_every_image_and_a_digest_wins_over_a_tag() 
 
 #[test]
 fn the_programs_know_every_argument_that_the_chart_gives_them() {
-    // What the daemon changes pods with is tested where that is joined to its rounds.
-    let values = [EVERYTHING, &["injection.mode=Off", "agent.log=debug"]].concat();
+    let values = [EVERYTHING, &["agent.log=debug"]].concat();
     let rendered = documents(&Helm::find().template(&values).unwrap());
     for (kind, variable) in [
         ("Deployment", "HEADSTART_DAEMON"),
@@ -223,8 +219,13 @@ fn pod(rendered: &[Value], kind: &str) -> Value {
     object["spec"]["template"]["spec"].clone()
 }
 
-fn chart() -> String {
-    root().join("charts/headstart").display().to_string()
+/// The objects of a stream of YAML documents.
+fn documents(text: &str) -> Vec<Value> {
+    let each = text.split("\n---").map(|document| {
+        let parsed: Value = serde_saphyr::from_str(document).expect("YAML");
+        parsed
+    });
+    each.filter(|document| !document.is_null()).collect()
 }
 
 fn root() -> PathBuf {

@@ -20,7 +20,7 @@ type Case = (&'static str, fn(&mut World));
 
 #[test]
 fn the_control_plane_keeps_its_promises_on_a_real_api_server() {
-    let mut world = World::new();
+    let mut world = World::new("daemon");
     let cases: [Case; 9] = [
         (
             "a waiting GPU pod buys one node, intent first",
@@ -58,7 +58,7 @@ fn the_control_plane_keeps_its_promises_on_a_real_api_server() {
 }
 
 fn one_pod_one_node(world: &mut World) {
-    world.start("a");
+    world.start("a", &[]);
     world.pool("gpu", json!({}));
     world.create_pod(&gpu_pod("serve"));
     let claim = world.claim();
@@ -109,7 +109,7 @@ fn one_pod_one_node(world: &mut World) {
 }
 
 fn deleted_claim(world: &mut World) {
-    world.start("a");
+    world.start("a", &[]);
     world.pool("gpu", json!({}));
     world.create_pod(&gpu_pod("serve"));
     let name = world.claim()["metadata"]["name"]
@@ -131,7 +131,7 @@ fn deleted_claim(world: &mut World) {
 
 fn no_capacity(world: &mut World) {
     world.cloud().stock("g6.xlarge", 0);
-    world.start("a");
+    world.start("a", &[]);
     world.pool("gpu", json!({}));
     world.create_pod(&gpu_pod("serve"));
     let bought = world.until_some(CLAIMS, |claim| condition(claim, "Launched") == Some("True"));
@@ -154,14 +154,14 @@ fn no_capacity(world: &mut World) {
 
 fn killed(world: &mut World) {
     world.cloud().fail([Fault::Slow(Duration::from_secs(3))]);
-    let daemon = world.start("a");
+    let daemon = world.start("a", &[]);
     world.pool("gpu", json!({}));
     world.create_pod(&gpu_pod("serve"));
     world.wait("the cloud has made it", |world| world.cloud().made() == 1);
     let claim = world.claim();
     assert_ne!(condition(&claim, "Launched"), Some("True"));
     daemon.kill();
-    world.start("b");
+    world.start("b", &[]);
     let name = claim["metadata"]["name"]
         .as_str()
         .expect("as the cluster was left");
@@ -173,7 +173,7 @@ fn killed(world: &mut World) {
 
 fn lost_reply(world: &mut World) {
     world.cloud().fail([Fault::LoseReply]);
-    world.start("a");
+    world.start("a", &[]);
     world.pool("gpu", json!({}));
     world.create_pod(&gpu_pod("serve"));
     world.until_some(CLAIMS, |claim| {
@@ -183,7 +183,7 @@ fn lost_reply(world: &mut World) {
 }
 
 fn malformed_pool(world: &mut World) {
-    world.start("a");
+    world.start("a", &[]);
     world.pool("broken", json!({"limits": {"cpu": "lots"}}));
     world.pool("gpu", json!({}));
     let pool = world.until(&format!("{POOLS}/broken"), |pool| {
@@ -199,7 +199,7 @@ fn malformed_pool(world: &mut World) {
 }
 
 fn name_reused(world: &mut World) {
-    world.start("a");
+    world.start("a", &[]);
     let node = json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": "metal", "labels": {"headstart.dev/gpu-count": "1"}},
@@ -239,16 +239,16 @@ fn name_reused(world: &mut World) {
 
 fn stray(world: &mut World) {
     world.cloud().stray("lost");
-    world.start("a");
+    world.start("a", &[]);
     world.wait("it is given back", |world| {
         world.cloud().machines().is_empty()
     });
 }
 
 fn leader_killed(world: &mut World) {
-    let first = world.start("a");
+    let first = world.start("a", &[]);
     world.wait("a leads", |world| world.holder() == "a");
-    world.start("b");
+    world.start("b", &[]);
     first.kill();
     world.pool("gpu", json!({}));
     world.create_pod(&gpu_pod("serve"));

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cargo;
+use crate::{cargo, e2e};
 
 pub(crate) mod image;
 pub(crate) mod plan;
@@ -22,6 +22,13 @@ pub(crate) enum Bench {
     },
     /// An image into containerd beside its own pull and podman's
     Image(image::Args),
+    /// Exposed byte time of deploys on a real cluster, beside today's order and a DaemonSet that
+    /// fetches once a node is Ready; root on Debian
+    Deploy {
+        /// Runs of ours; a third as many of each of the others
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+    },
     /// The planner beside Karpenter's scheduling simulation
     Plan(plan::Args),
 }
@@ -45,6 +52,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
                 large: large << 20,
             })
         }
+        Bench::Deploy { runs } => e2e::bench("deploy", &[runs.to_string()]),
         Bench::Image(args) => image::run(args),
         Bench::Plan(args) => plan::run(args),
     }

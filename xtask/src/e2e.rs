@@ -11,8 +11,10 @@ use anyhow::{Result, bail};
 use crate::test::Ended;
 use crate::{cargo, images, provision};
 
+mod together;
+
 /// Debian packages of the programs they run against, and of what they call.
-pub(crate) const PACKAGES: [&str; 12] = [
+pub(crate) const PACKAGES: [&str; 14] = [
     "containerd",
     "containernetworking-plugins",
     "runc",
@@ -25,6 +27,8 @@ pub(crate) const PACKAGES: [&str; 12] = [
     "strace",
     "python3-venv",
     "util-linux",
+    "prometheus",
+    "chromium",
 ];
 
 /// Names the agent's binary for the tests.
@@ -44,14 +48,20 @@ const BINARIES: &[(&str, On)] = &[
     ("agent", On::Machine),
     ("clients", On::Machine),
     ("clouds", On::Machine),
-    ("cluster", On::Cluster),
-    ("cloud", On::Cluster),
-    ("daemon", On::Cluster),
-    ("serve", On::Cluster),
-    ("csi", On::Cluster),
+    ("page", On::Machine),
+    // Looks for what it left on the machine, where others would leave their own.
+    ("cluster", On::ClusterAlone),
+    // The longest first, as they run side by side.
+    ("live", On::Cluster),
+    ("fleet", On::Cluster),
     ("admission", On::Cluster),
+    ("daemon", On::Cluster),
     ("chart", On::Cluster),
+    ("csi", On::Cluster),
+    ("cloud", On::Cluster),
+    ("serve", On::Cluster),
     ("kuberay", On::Cluster),
+    ("ledger", On::Cluster),
 ];
 
 /// What a test binary works on.
@@ -59,10 +69,15 @@ const BINARIES: &[(&str, On)] = &[
 enum On {
     /// This machine, its Debian packages and clients of the Hub.
     Machine,
-    /// A Kubernetes of its own. These run only when they are named: building Kubernetes, helm and
-    /// KubeRay takes minutes, once, and not all of them have been seen to pass together.
+    /// A Kubernetes of its own; several at once. Building Kubernetes, helm and KubeRay takes minutes,
+    /// once.
     Cluster,
+    /// The same, with no other beside it.
+    ClusterAlone,
 }
+
+/// Tests of the daemon against Prometheus.
+const PROMETHEUS: &str = "prometheus";
 
 /// The test of large files through Xet storage.
 const XET: &str = "xet";
@@ -81,39 +96,14 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     if let Some(why) = unfit() {
         return Ok(Ended::Skipped(why));
     }
-    if let provision::Debian::Missing { packages, why } = provision::debian(&PACKAGES)? {
-        bail!("{} cannot be installed: {why}", packages.join(", "));
-    }
-    let target = cargo::target()?;
-    let provisioned = provision::clients(&cargo::root(), &target)?;
-    let build = [
-        "build",
-        "--locked",
-        "--package",
-        "headstart-agent",
-        "--package",
-        "headstart",
-    ];
-    cargo::run(&mut cargo::cargo(&build))?;
-    let agent = target.join("debug/headstart-agent");
-    let named = |name: &str| args.test.iter().any(|test| test == name);
-    let wanted = |name: &str| args.test.is_empty() || named(name);
+    let wanted = |name: &str| args.test.is_empty() || args.test.iter().any(|test| test == name);
     let chosen = || {
         let all = BINARIES.iter();
-        all.filter(|(name, on)| named(name) || (*on == On::Machine && wanted(name)))
+        all.filter(|(name, _)| wanted(name))
     };
-    let mut outside: Vec<(&str, PathBuf)> = Vec::new();
-    if chosen().any(|(_, on)| *on == On::Cluster) {
-        let root = cargo::root();
-        let kubernetes = provision::kubernetes(&root, &target)?;
-        outside.push((provision::KUBERNETES, kubernetes));
-        for program in [provision::HELM, provision::KUBERAY] {
-            let home = provision::program(&root, &target, &program)?;
-            outside.push((program.variable, home));
-        }
-        outside.push((IMAGES, images::build(&images::Args::default())?));
-    }
-    for (binary, _) in chosen() {
+    let clusters = chosen().any(|(_, on)| *on != On::Machine);
+    let places = places(clusters, &images::Args::default())?;
+    let test = |binary: &str| {
         let base = [
             "test",
             "--locked",
@@ -124,11 +114,30 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
         ];
         let mut test = cargo::cargo(&base);
         test.args(["--test", binary, "--"]).args(&args.filter);
-        test.env(provision::PROVISIONED, &provisioned)
-            .env(AGENT, &agent)
-            .env(DAEMON, target.join("debug/headstart"))
-            .envs(outside.iter().map(|(name, path)| (name, path)));
-        cargo::run(&mut test)?;
+        test.envs(places.iter().map(|(name, path)| (name, path)));
+        test
+    };
+    for (binary, _) in chosen().filter(|(_, on)| *on != On::Cluster) {
+        cargo::run(&mut test(binary))?;
+    }
+    let clusters = chosen().filter(|(_, on)| *on == On::Cluster);
+    together::run(
+        clusters
+            .map(|(binary, _)| (*binary, test(binary)))
+            .collect(),
+    )?;
+    if wanted(PROMETHEUS) {
+        let base = [
+            "test",
+            "--locked",
+            "--package",
+            "headstart",
+            "--features",
+            "e2e",
+            "--bin",
+            "headstart",
+        ];
+        cargo::run(cargo::cargo(&base).args(["--", "metrics::tests::prometheus"]))?;
     }
     if wanted(XET) {
         // Against the real client of Xet storage, which no default build contains.
@@ -145,10 +154,58 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     Ok(Ended::Passed)
 }
 
+/// Runs a benchmark on a cluster, with the programs of a release.
+pub(crate) fn bench(name: &str, arguments: &[String]) -> Result<()> {
+    if let Some(why) = unfit() {
+        bail!("{why}");
+    }
+    let places = places(true, &images::Args { release: true })?;
+    let base = [
+        "test",
+        "--locked",
+        "--package",
+        "headstart-testbed",
+        "--features",
+        "e2e",
+    ];
+    let mut bench = cargo::cargo(&base);
+    bench.args(["--bench", name, "--"]).args(arguments);
+    bench.envs(places.iter().map(|(name, path)| (name, path)));
+    cargo::run(&mut bench)
+}
+
+/// Builds and installs what tests run, and says where it is: variables with paths. What only clusters
+/// need comes where they do.
+fn places(clusters: bool, build: &images::Args) -> Result<Vec<(&'static str, PathBuf)>> {
+    if let provision::Debian::Missing { packages, why } = provision::debian(&PACKAGES)? {
+        bail!("{} cannot be installed: {why}", packages.join(", "));
+    }
+    let (root, target) = (cargo::root(), cargo::target()?);
+    let clients = provision::clients(&root, &target)?;
+    let programs = images::programs(build)?;
+    let mut places = vec![
+        (provision::PROVISIONED, clients),
+        (AGENT, programs.join("headstart-agent")),
+        (DAEMON, programs.join("headstart")),
+    ];
+    if clusters {
+        places.push((
+            provision::KUBERNETES,
+            provision::kubernetes(&root, &target)?,
+        ));
+        for program in provision::PROGRAMS {
+            let home = provision::program(&root, &target, &program)?;
+            places.push((program.variable, home));
+        }
+        places.push((IMAGES, images::build(build)?));
+    }
+    Ok(places)
+}
+
 /// What `--test` may name.
 fn names() -> Vec<&'static str> {
     let binaries = BINARIES.iter().map(|(name, _)| *name);
-    binaries.chain([XET]).collect()
+    binaries.chain([PROMETHEUS, XET]).collect()
 }
 
 /// Why they cannot run on this machine.

@@ -25,7 +25,7 @@ mod layout;
 pub(crate) struct Args {
     /// Optimised programs, as for a release
     #[arg(long)]
-    release: bool,
+    pub(crate) release: bool,
 }
 
 /// A program and the image it gets.
@@ -76,8 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds both below `target/images` and returns the directory, which has one OCI layout for each.
-pub(crate) fn build(args: &Args) -> Result<PathBuf> {
+/// Builds both programs and returns the directory they are in.
+pub(crate) fn programs(args: &Args) -> Result<PathBuf> {
     let (profile, flags): (_, &[&str]) = match args.release {
         true => ("release", &["--release"]),
         false => ("debug", &[]),
@@ -87,11 +87,18 @@ pub(crate) fn build(args: &Args) -> Result<PathBuf> {
         compile.args(["--package", program.name]);
     }
     cargo::run(compile.args(flags))?;
-    let target = cargo::target()?;
-    let directory = target.join("images").join(profile);
+    Ok(cargo::target()?.join(profile))
+}
+
+/// Builds the images of both below `target/images` and returns the directory, which has one OCI layout
+/// for each.
+pub(crate) fn build(args: &Args) -> Result<PathBuf> {
+    let programs = programs(args)?;
+    let profile = programs.file_name().context("a profile's directory")?;
+    let directory = cargo::target()?.join("images").join(profile);
     fs::create_dir_all(&directory)?;
     for program in &PROGRAMS {
-        let built = target.join(profile).join(program.name);
+        let built = programs.join(program.name);
         let stripped = directory.join(format!("{}.stripped", program.name));
         strip(&built, &stripped)?;
         let made = image(program, &stripped);

@@ -9,6 +9,8 @@
 //! kubernetes/<version>/        Kubernetes' programs; stamp says what from
 //! helm/<version>/              helm
 //! kuberay/<version>/           KubeRay's operator, and its CRDs in files
+//! karpenter/<version>/         Karpenter's CRDs in files
+//! kwok/<version>/              KWOK's controller, and its stages in files
 //! lock                         held while something is being made
 //! ```
 //!
@@ -23,7 +25,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use self::go::{HELM, KUBERAY, program};
+pub(crate) use self::go::{PROGRAMS, program};
 pub(crate) use self::kubernetes::{KUBERNETES, kubernetes};
 
 mod go;

@@ -19,7 +19,7 @@ pub(super) struct Allowance<'a> {
 struct Use {
     /// Nodes of the pool that are not stopped.
     nodes: u32,
-    /// Of them, those that are leaving or were chosen to.
+    /// Of them, those that are leaving, being replaced or were chosen to.
     leaving: u32,
 }
 
@@ -30,7 +30,8 @@ impl<'a> Allowance<'a> {
             let Some(pool) = counted(node) else { continue };
             let counts = pools.entry(pool).or_default();
             counts.nodes += 1;
-            counts.leaving += u32::from(node.state == NodeState::Leaving);
+            let leaves = node.state == NodeState::Leaving || node.disruption.replaced;
+            counts.leaving += u32::from(leaves);
         }
         let mut pods: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for budget in &snapshot.pod_budgets {

@@ -125,7 +125,7 @@ impl<'a> Facts<'a> {
 }
 
 /// What is to be known of every node of our pools, and why the nodes of others stay. Nodes that are
-/// leaving are in neither.
+/// leaving or being replaced are in neither.
 pub(super) fn facts<'a>(
     snapshot: &'a Snapshot,
     policy: &Policy,
@@ -146,7 +146,7 @@ pub(super) fn facts<'a>(
     let awaited = awaited(snapshot);
     let (mut facts, mut kept) = (BTreeMap::new(), BTreeMap::new());
     for node in &snapshot.nodes {
-        if node.state == NodeState::Leaving {
+        if node.state == NodeState::Leaving || node.disruption.replaced {
             continue;
         }
         let Some(pool) = node.pool.as_deref().and_then(|name| pools.get(name)) else {

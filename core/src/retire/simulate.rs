@@ -114,11 +114,11 @@ impl<'a> Simulation<'a> {
         };
         for node in &snapshot.nodes {
             match node.state {
-                NodeState::Running => {
+                NodeState::Running if !node.disruption.replaced => {
                     simulation.nodes.insert(&node.name, node);
                 }
                 NodeState::Leaving => {}
-                // Nothing is moved onto a node that is not initialised.
+                // Nothing is moved onto a node that is not initialised, or that is being replaced.
                 _ => simulation.world.set_node(closed(node)),
             }
         }

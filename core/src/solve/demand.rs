@@ -15,7 +15,7 @@ use crate::pool::{GpuPacking, NodePool};
 use crate::prefetch::Needs;
 use crate::reason::Origin;
 use crate::solve::bins::{Bin, Kind};
-use crate::solve::topology::{HOST, Key, Rule, Topology, Use};
+use crate::solve::topology::{HOST, Key, Rule, Tally, Topology, Use};
 use crate::world::{ShapeId, World, suits};
 
 use self::levels::levels;
@@ -50,6 +50,8 @@ pub(super) struct Demand<'w> {
     pub(super) special: bool,
     /// How many of it one new node takes because of its relations to itself.
     pub(super) per_node: u32,
+    /// The same of any node, new or not, where it is the only one of its relations that counts.
+    pub(super) per_host: u32,
     /// Whether placing one can make room for another elsewhere: a spread over zones and the like.
     pub(super) shifting: bool,
 }
@@ -177,6 +179,7 @@ impl<'w> Demand<'w> {
             alone_in,
             special,
             per_node: if alone || shifting { 1 } else { per_node },
+            per_host: if alone { 1 } else { per_node },
             shifting,
             levels,
             shape,
@@ -226,6 +229,11 @@ impl<'w> Demand<'w> {
             None => Bits::none(market.len()),
         };
         let hosts = reachable.first_of(&[&compatible]).is_some();
+        let asks = &self.asks;
+        let usable = |c: usize| {
+            let room = market.room(c);
+            compatible.contains(c) && asks.iter().all(|(dim, amount)| *amount <= room[*dim])
+        };
         reachable.add(planned);
         reachable.keep(&compatible);
         let mut changed = false;
@@ -245,7 +253,13 @@ impl<'w> Demand<'w> {
                     let least = if hosts || *soft {
                         0
                     } else {
-                        least_host(world, topology, of.tally, *min_domains, bins)
+                        least_host(
+                            world,
+                            &topology.tallies[of.tally],
+                            *min_domains,
+                            bins,
+                            usable,
+                        )
                     };
                     changed |= least != *floor;
                     *floor = least;
@@ -448,16 +462,15 @@ fn eligible(
     eligible
 }
 
-/// What the emptiest host of a spread has, of those that are there or planned; nothing where there are
-/// fewer than it asks for.
+/// What the emptiest host of a spread has, of those that are there or planned and `usable`, others
+/// may come last; nothing where there are fewer than it asks for.
 fn least_host(
     world: &World,
-    topology: &Topology,
-    tally: usize,
+    tally: &Tally,
     min_domains: Option<u32>,
     bins: &[Bin<'_>],
+    usable: impl Fn(usize) -> bool,
 ) -> u32 {
-    let tally = &topology.tallies[tally];
     let counts = bins.iter().enumerate().filter(|(_, bin)| match &bin.kind {
         Kind::Existing(existing) => {
             let standby = matches!(existing.node.state, NodeState::Standby { .. });
@@ -466,7 +479,9 @@ fn least_host(
         }
         Kind::New(new) => {
             let mut counted = tally.eligible_candidates().into_iter();
-            !bin.pods.is_empty() && counted.all(|counted| counted.contains(new.best))
+            !bin.pods.is_empty()
+                && usable(new.best)
+                && counted.all(|counted| counted.contains(new.best))
         }
     });
     let counts: Vec<u32> = counts

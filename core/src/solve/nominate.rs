@@ -1,17 +1,23 @@
 //! Nominations: pods go where earlier plans meant them to be, so that planning again changes nothing.
 //!
 //! Whether a pod may join others can depend on who is there already, and a plan does not say who came
-//! first. Some orders are tried, and the first that honours every nomination is taken.
+//! first. Some orders are tried, and the first that honours every nomination is taken. Spreads count
+//! the nodes that are there, as the scheduler will: what else could be bought was weighed by the plan
+//! that nominated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pod::ObjectKey;
 use crate::solve::bins::Kind;
-use crate::solve::topology::{NO_DOMAIN, Rule};
+use crate::solve::demand::Demand;
+use crate::solve::topology::{NO_DOMAIN, Rule, Use};
 use crate::solve::{Placed, Solver, Unit};
 
+/// Orders tried at most beyond the usual ones.
+const MOST_ORDERS: usize = 4;
+
 /// Who was there before whom.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Order {
     /// As pods are planned.
     AsPlanned,
@@ -19,22 +25,27 @@ enum Order {
     SpreadFirst,
     /// Pods that must be near their like first: they may start something only while none is there.
     LikeFirst,
+    /// These pods first.
+    These(BTreeSet<usize>),
 }
 
-impl Solver<'_> {
+impl<'w> Solver<'w> {
     /// Puts nominated pods where they were meant to be, as far as they still can go there. Of a group
     /// whose nominations do not make it whole none is honoured.
     pub(super) fn honour_nominations(&mut self) {
-        let mut nominees = self.nominees();
+        let nominees = self.nominees();
+        if nominees.is_empty() {
+            return;
+        }
+        let rules = self.spread_rules();
+        self.honour_whole(nominees);
+        self.restore_rules(rules);
+    }
+
+    fn honour_whole(&mut self, mut nominees: BTreeMap<usize, usize>) {
         while !nominees.is_empty() {
             let pods: Vec<usize> = nominees.keys().copied().collect();
             self.honour_most(&nominees, &pods);
-            // Some were placed last, once their spreads were narrowed.
-            let waiting = |pod: &usize| !self.placed.contains_key(pod);
-            let left: Vec<usize> = pods.iter().copied().filter(waiting).collect();
-            if !left.is_empty() && self.narrow_spreads(&left) {
-                self.honour_all(&nominees, Order::AsPlanned);
-            }
             let torn = self.torn_groups(&pods);
             if torn.is_empty() {
                 self.journal = None;
@@ -52,20 +63,30 @@ impl Solver<'_> {
     /// in the journal.
     fn honour_most(&mut self, nominees: &BTreeMap<usize, usize>, pods: &[usize]) {
         let mut best = (0, Order::AsPlanned);
-        for order in [Order::AsPlanned, Order::SpreadFirst, Order::LikeFirst] {
+        let mut orders = vec![Order::LikeFirst, Order::SpreadFirst, Order::AsPlanned];
+        let mut late: BTreeSet<usize> = BTreeSet::new();
+        let (mut known, mut tries) = (0, MOST_ORDERS);
+        while let Some(order) = orders.pop() {
             self.begin();
-            self.honour_all(nominees, order);
+            self.honour_all(nominees, &order);
             let honoured = self.placed.len();
             if honoured == nominees.len() {
                 return;
             }
+            // Who came too late comes first next time, as long as that is somebody new.
+            let missed = pods.iter().filter(|pod| !self.placed.contains_key(pod));
+            late.extend(missed);
             self.roll_back(pods);
             if honoured > best.0 {
                 best = (honoured, order);
             }
+            if orders.is_empty() && late.len() > known && tries > 0 {
+                (known, tries) = (late.len(), tries - 1);
+                orders.push(Order::These(late.clone()));
+            }
         }
         self.begin();
-        self.honour_all(nominees, best.1);
+        self.honour_all(nominees, &best.1);
     }
 
     /// Groups of which some of these pods are placed, but not as a whole: a role lacks members, or they
@@ -124,35 +145,77 @@ impl Solver<'_> {
             .collect()
     }
 
-    fn honour_all(&mut self, nominees: &BTreeMap<usize, usize>, order: Order) {
+    fn honour_all(&mut self, nominees: &BTreeMap<usize, usize>, order: &Order) {
         // Who must be near somebody finds them there only once they are: go round, as for placing.
         loop {
             let before = self.placed.len();
+            let waiting: Vec<usize> = (nominees.keys().copied())
+                .filter(|pod| !self.placed.contains_key(pod))
+                .collect();
+            let narrowed = self.count_only_nodes(&waiting);
             let units = self.units().into_iter().map(|unit| {
                 let (Unit::Pods(_, pods) | Unit::Group(_, pods)) = unit;
                 pods
             });
             let mut units: Vec<Vec<usize>> = units.collect();
             units.sort_by_key(|pods| !pods.iter().any(|pod| self.goes_first(*pod, order)));
-            for pod in units.into_iter().flatten() {
+            let mut pods: Vec<usize> = units.into_iter().flatten().collect();
+            if let Order::These(first) = order {
+                pods.sort_by_key(|pod| !first.contains(pod));
+            }
+            for pod in pods {
                 if let Some(b) = nominees.get(&pod) {
                     self.honour(pod, *b);
                 }
             }
-            if self.placed.len() == before {
+            if self.placed.len() == before && !narrowed {
                 return;
             }
         }
     }
 
-    fn goes_first(&self, pod: usize, order: Order) -> bool {
+    fn goes_first(&self, pod: usize, order: &Order) -> bool {
         let demand = &self.demands[self.pods[pod].demand];
         let mut uses = demand.levels.iter().flat_map(|level| &level.uses);
         match order {
-            Order::AsPlanned => false,
+            Order::AsPlanned | Order::These(_) => false,
             Order::SpreadFirst => uses.any(|of| matches!(of.rule, Rule::Spread { .. })),
             Order::LikeFirst => uses.any(|of| of.own && matches!(of.rule, Rule::Affinity { .. })),
         }
+    }
+
+    /// Makes the spreads of these pods count the nodes that are there; says whether that changes
+    /// anything.
+    fn count_only_nodes(&mut self, pods: &[usize]) -> bool {
+        let mut demands: Vec<usize> = pods.iter().map(|pod| self.pods[*pod].demand).collect();
+        demands.sort_unstable();
+        demands.dedup();
+        let mut changed = false;
+        for d in demands {
+            let (world, topology, none) = (self.world, &mut self.topology, &self.nowhere);
+            changed |= self.demands[d].narrow(world, topology, none, none, &self.bins);
+        }
+        self.topology.version += u64::from(changed);
+        changed
+    }
+
+    /// What the spreads of each demand count, by level.
+    fn spread_rules(&self) -> Vec<Vec<Vec<Use>>> {
+        let of_demand = |demand: &Demand<'w>| {
+            let levels = demand.levels.iter();
+            levels.map(|level| level.uses.clone()).collect()
+        };
+        self.demands.iter().map(of_demand).collect()
+    }
+
+    fn restore_rules(&mut self, rules: Vec<Vec<Vec<Use>>>) {
+        for (demand, rules) in self.demands.iter_mut().zip(rules) {
+            for (level, uses) in demand.levels.iter_mut().zip(rules) {
+                level.uses = uses;
+            }
+            demand.level.set(0);
+        }
+        self.topology.version += 1;
     }
 
     /// Puts a pod into the bin it was meant for, if it still can go there.

@@ -1,13 +1,16 @@
 //! Placing pods of one shape: on the bin that costs least, or on a new node where that costs less.
 
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use crate::bits::Bits;
 use crate::money::Money;
 use crate::prefetch::Needs;
 use crate::solve::bins::{Bin, Cost, Kind, New};
 use crate::solve::demand::Demand;
-use crate::solve::{Placed, Solver};
+use crate::solve::{Placed, Solver, Unit};
+
+/// Pods placed one by one, at most, for others that could follow them.
+const MOST_FOLLOWED: usize = 64;
 
 impl<'w> Solver<'w> {
     /// Places as many of these pods of one shape as possible; gives back those that found no place.
@@ -32,8 +35,109 @@ impl<'w> Solver<'w> {
         pods
     }
 
+    /// The same; where others were found to lack a place near these, one by one, and the others as soon
+    /// as they can follow.
+    pub(super) fn place_followed(
+        &mut self,
+        d: usize,
+        mut pods: Vec<usize>,
+        left: &mut Vec<Unit>,
+        coming: &mut VecDeque<Unit>,
+    ) -> Vec<usize> {
+        let followers = self.hints.followers.get(&d).cloned().unwrap_or_default();
+        let follows =
+            |unit: &Unit| matches!(unit, Unit::Pods(f, _) if *f != d && followers.contains(f));
+        for _ in 0..MOST_FOLLOWED {
+            let waiting = || left.iter().chain(coming.iter());
+            if pods.is_empty() || followers.is_empty() || !waiting().any(follows) {
+                break;
+            }
+            if !self.place_all(d, &pods[..1]).is_empty() {
+                return pods;
+            }
+            pods.remove(0);
+            for unit in left.iter_mut().chain(coming.iter_mut()) {
+                if follows(unit)
+                    && let Unit::Pods(f, waiting) = unit
+                {
+                    *waiting = self.place_all(*f, waiting);
+                }
+            }
+            left.retain(|unit| !unit.pods().is_empty());
+            coming.retain(|unit| !unit.pods().is_empty());
+        }
+        self.place_all(d, &pods)
+    }
+
+    /// Puts the first of pods that must all be on one host where most of them find room.
+    fn gather(&mut self, d: usize, l: usize, pods: &mut Vec<usize>) {
+        let (demand, level) = (&self.demands[d], &self.demands[d].levels[l]);
+        let Some(pod) = pods.last().copied().filter(|_| pods.len() > 1) else {
+            return;
+        };
+        if demand.per_host == 1 || !self.topology.starts_host(&level.uses) {
+            return;
+        }
+        let most = pods.len().min(demand.per_host as usize);
+        let market = &self.world.market;
+        let fits = |n: usize, mask: &Bits, used: Option<&[i64]>| {
+            let n = i64::try_from(n).unwrap_or(i64::MAX);
+            let mut masks: Vec<&Bits> = vec![&level.mask, &self.available];
+            for (dim, amount) in &demand.asks {
+                let used = used.map_or(0, |used| used[*dim]);
+                match market.with_room(*dim, used.saturating_add(amount.saturating_mul(n))) {
+                    Some(roomy) => masks.push(roomy),
+                    None => return false,
+                }
+            }
+            mask.first_of(&masks).is_some()
+        };
+        let room = |b: usize| {
+            let bin = &self.bins[b];
+            match &bin.kind {
+                Kind::Existing(_) => {
+                    let of_dim = |(dim, amount): &(usize, i64)| bin.amounts[*dim] / amount;
+                    let room = demand.asks.iter().map(of_dim).min().unwrap_or(i64::MAX);
+                    usize::try_from(room).unwrap_or(usize::MAX).min(most)
+                }
+                Kind::New(new) => largest(most, |n| fits(n, &new.mask, Some(&bin.amounts))),
+            }
+        };
+        let best = (0..self.bins.len())
+            .filter_map(|b| self.appraise(demand, level, b))
+            .map(|cost| (std::cmp::Reverse(room(cost.bin)), cost))
+            .min();
+        let offer = self.offer(d, l, pods.len());
+        let fresh = offer
+            .as_ref()
+            .map_or(0, |offer| largest(most, |n| fits(n, &offer.kind, None)));
+        let bin = match (best, offer) {
+            (Some((room, cost)), Some(offer))
+                if room.0 < fresh || (room.0 == fresh && cost.money > offer.each) =>
+            {
+                self.open(&offer)
+            }
+            (Some((_, cost)), _) => cost.bin,
+            (None, _) => return,
+        };
+        let demand = &self.demands[d];
+        if self.appraise(demand, &demand.levels[l], bin).is_none() {
+            self.discard(bin);
+            return;
+        }
+        self.put(d, l, pod, bin);
+        let placed = Placed {
+            bin,
+            level: l,
+            next: None,
+        };
+        self.placed.insert(pod, placed);
+        pods.pop();
+    }
+
     /// Places pods at one level of preferences until the next one finds no place.
     fn place_at(&mut self, d: usize, l: usize, pods: &mut Vec<usize>) {
+        self.gather(d, l, pods);
         let mut heap: BinaryHeap<std::cmp::Reverse<Cost>> = BinaryHeap::new();
         let mut stale = true;
         let mut offer: Option<Offer> = None;
@@ -241,7 +345,12 @@ impl<'w> Solver<'w> {
             } else {
                 i64::from(demand.per_node)
             };
-            let pods = fit.min(cap).min(left).max(1);
+            let placed = fit.min(cap).min(left).max(1);
+            let pods = if self.hints.filled && !exclusive {
+                fit.max(1)
+            } else {
+                placed
+            };
             if best
                 .as_ref()
                 .is_some_and(|(least, ..)| Money(base.0 / pods) > *least)
@@ -263,7 +372,7 @@ impl<'w> Solver<'w> {
                 let offer = Offer {
                     each,
                     best: c,
-                    pods,
+                    pods: usize::try_from(placed).unwrap_or(1),
                     kind: Bits::none(0),
                 };
                 best = Some((each, pods, offer));
@@ -284,7 +393,15 @@ impl<'w> Solver<'w> {
     fn open(&mut self, offer: &Offer) -> usize {
         let mut mask = offer.kind.clone();
         mask.keep(&self.available);
-        self.open_bin(offer.best, mask)
+        let b = self.open_bin(offer.best, mask);
+        if self.hints.filled
+            && let Kind::New(new) = &mut self.bins[b].kind
+        {
+            // It is as large as it should be; what it need not be is seen in the end.
+            new.mask = Bits::none(self.world.market.len());
+            new.mask.insert(offer.best);
+        }
+        b
     }
 
     /// Opens a bin that may become any of `mask`, `best` for now.
@@ -321,6 +438,20 @@ impl<'w> Solver<'w> {
         }
         self.bins.truncate(b);
     }
+}
+
+/// The greatest number up to `most` that fits, where all below fit as well; 1 at least.
+fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (1, most);
+    while low < high {
+        let middle = high - (high - low) / 2;
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    low
 }
 
 /// A new node that could be bought for pods of one demand.

@@ -325,6 +325,14 @@ impl Topology {
         of.own && together.iter().all(|t| self.tallies[*t].total == 0)
     }
 
+    /// Whether a pod with these uses must be on one host with its like, and none is there yet.
+    pub(super) fn starts_host(&self, uses: &[Use]) -> bool {
+        uses.iter().any(|of| match &of.rule {
+            Rule::Affinity { together } => of.key == HOST && self.comes_first(of, together),
+            _ => false,
+        })
+    }
+
     /// Counts `by` bound pods that are being deleted.
     pub(super) fn count_leaving(
         &mut self,

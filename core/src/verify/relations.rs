@@ -34,6 +34,7 @@ struct Anti<'a> {
 }
 
 /// One distinct list of affinity terms.
+#[derive(Clone)]
 struct Near<'a> {
     terms: &'a [PodTerm],
     /// Shapes that match all of it.
@@ -213,7 +214,7 @@ fn unreachable(
     relations: &Relations<'_>,
     cells: Vec<Cell>,
 ) -> BTreeMap<Cell, Rejection> {
-    let (mut waiting, at_once): (Vec<Cell>, Vec<Cell>) =
+    let (waiting, at_once): (Vec<Cell>, Vec<Cell>) =
         (cells.into_iter()).partition(|(shape, _)| relations.near_of[*shape].is_some());
     if waiting.is_empty() {
         return BTreeMap::new();
@@ -221,42 +222,85 @@ fn unreachable(
     let mut near: Vec<Near<'_>> = (relations.near.iter())
         .map(|near| Near::of(state, near.terms, |here| here.bound))
         .collect();
-    let come = |near: &mut Vec<Near<'_>>, (shape, site): Cell| {
-        for near in near {
-            near.come(shape, &state.sites[site].labels);
-        }
-    };
     for cell in at_once {
-        come(&mut near, cell);
+        come(state, &mut near, cell);
     }
-    loop {
-        let before = waiting.len();
-        let mut still = Vec::new();
-        for cell in std::mem::take(&mut waiting) {
-            match missing(state, relations, &near, cell, Turn::Joining) {
-                None => come(&mut near, cell),
-                Some(_) => still.push(cell),
-            }
-        }
-        waiting = still;
-        if waiting.len() < before {
-            continue;
-        }
-        let founder = (waiting.iter())
-            .position(|cell| missing(state, relations, &near, *cell, Turn::First).is_none());
-        let Some(founder) = founder else { break };
-        let cell = waiting.remove(founder);
-        if let Some(own) = relations.near_of[cell.0] {
-            near[own].any = true;
-        }
-        come(&mut near, cell);
-    }
+    let arrival = Arrival { state, relations };
+    let (near, waiting) = arrival.rest(near, waiting, MOST_FOUNDERS);
     (waiting.into_iter())
         .filter_map(|cell| {
             let why = missing(state, relations, &near, cell, Turn::Joining)?;
             Some((cell, why))
         })
         .collect()
+}
+
+/// Pods that are tried at most as the first of all.
+const MOST_FOUNDERS: usize = 8;
+
+/// The order in which pods come.
+struct Arrival<'s, 'a> {
+    state: &'s State<'a>,
+    relations: &'s Relations<'a>,
+}
+
+impl<'a> Arrival<'_, 'a> {
+    /// Who never can come when the best of at most `founders` comes first wherever somebody must; with
+    /// who is there then.
+    fn rest(
+        &self,
+        mut near: Vec<Near<'a>>,
+        mut waiting: Vec<Cell>,
+        founders: usize,
+    ) -> (Vec<Near<'a>>, Vec<Cell>) {
+        let missing = |near: &[Near<'a>], cell: Cell, turn: Turn| {
+            missing(self.state, self.relations, near, cell, turn)
+        };
+        loop {
+            let before = waiting.len();
+            let mut still = Vec::new();
+            for cell in waiting {
+                match missing(&near, cell, Turn::Joining) {
+                    None => come(self.state, &mut near, cell),
+                    Some(_) => still.push(cell),
+                }
+            }
+            waiting = still;
+            if waiting.len() == before || waiting.is_empty() {
+                break;
+            }
+        }
+        let able: Vec<Cell> = (waiting.iter().copied())
+            .filter(|cell| missing(&near, *cell, Turn::First).is_none())
+            .take(founders)
+            .collect();
+        let mut best: Option<(Vec<Near<'a>>, Vec<Cell>)> = None;
+        for founder in able {
+            let mut near = near.clone();
+            if let Some(own) = self.relations.near_of[founder.0] {
+                near[own].any = true;
+            }
+            come(self.state, &mut near, founder);
+            let others = waiting.iter().copied().filter(|cell| *cell != founder);
+            let found = self.rest(near, others.collect(), founders.div_ceil(2));
+            if found.1.is_empty() {
+                return found;
+            }
+            if best
+                .as_ref()
+                .is_none_or(|best| found.1.len() < best.1.len())
+            {
+                best = Some(found);
+            }
+        }
+        best.unwrap_or((near, waiting))
+    }
+}
+
+fn come(state: &State<'_>, near: &mut [Near<'_>], (shape, site): Cell) {
+    for near in near {
+        near.come(shape, &state.sites[site].labels);
+    }
 }
 
 /// Whether a pod joins others or comes before them.

@@ -14,10 +14,8 @@ use proptest::test_runner::RngSeed;
 use crate::generated::{worlds, worlds_of_one};
 use crate::world::World;
 
-/// The same cases on every run, unless PROPTEST_RNG_SEED says otherwise: with PROPTEST_CASES=5000 and
-/// seeds of one's own it hunts. What hunting still finds, in one of several thousand worlds: planning the
-/// outcome of a plan buys a node where a spread counts pods of another workload, or where an affinity and
-/// a spread bound each other: who came first decides, and a nomination does not say who did.
+/// The same cases on every run, unless PROPTEST_RNG_SEED says otherwise: with PROPTEST_CASES=10000 and
+/// seeds of one's own it hunts.
 fn cases() -> ProptestConfig {
     let config = ProptestConfig {
         failure_persistence: None,

@@ -23,6 +23,7 @@ use self::view::{Change, Event, Labelled, View};
 use super::gates::{Choice, Targets};
 use super::{Leading, Turn};
 
+mod admits;
 mod view;
 
 /// Labels are looked at at most this often; changes come in bursts.

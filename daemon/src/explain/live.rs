@@ -7,7 +7,6 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use headstart_agent::report::chain;
 use headstart_core::pod::ObjectKey;
 use headstart_core::quantity::Bytes;
 use k8s_openapi::api::core::v1::Pod;
@@ -16,7 +15,7 @@ use kube::{Client, ResourceExt as _};
 
 use super::{Answer, Served, Subject};
 use crate::columns::{Align, Columns};
-use crate::kubectl::ClusterArgs;
+use crate::kubectl::{ClusterArgs, said};
 use crate::ledger::clerk::Source as _;
 use crate::ledger::{Cached, Deploy, Known, Moment, Objects, of_pod, words};
 use crate::top;
@@ -65,7 +64,7 @@ async fn find(client: &Client, key: &ObjectKey, objects: &mut Objects) -> Result
                 key.namespace
             ));
         }
-        Err(error) => return Err(format!("pod {key} cannot be read: {}", chain(&error))),
+        Err(error) => return Err(format!("pod {key} cannot be read: {}", said(&error))),
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! per stage that took time, one per item as it moved. Their times are those of the objects' stamps.
 //!
 //! The form is OTLP's JSON, written with plain structs over the HTTP client that is there anyway: the
-//! SDK would add a dozen crates and a second batching runtime for one request per deploy. Delivery is
+//! SDK would add eight crates and a batching runtime of its own for one request per deploy. Delivery is
 //! tried three times; what is not taken then is dropped, and said.
 
 use std::sync::Arc;

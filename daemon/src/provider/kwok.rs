@@ -2,7 +2,9 @@
 //!
 //! A Node named after its claim is all there is of an instance, and everything is found again by
 //! listing Nodes with our mark: after a restart a boot goes on where its creation time says it is.
-//! [`keep::keep`] plays the kubelet for them, beside KWOK's own controller or without.
+//! [`keep::keep`] plays the kubelet for them, beside KWOK's own controller or without. The controller
+//! runs their pods as well; start it with `--manage-nodes-with-label-selector=kwok.x-k8s.io/node=fake`,
+//! so that it takes a node once that is Ready.
 //!
 //! How machines behave is said by a pool, in `spec.provider`, and holds for nodes made from then on
 //! ([`Settings`]); a running one is interrupted by annotating its Node with [`INTERRUPT`].

@@ -66,6 +66,12 @@ impl Table {
         (entry.found.clone(), ask)
     }
 
+    /// Whether the first answer is awaited.
+    pub(super) fn is_asking(&self, item: &Item) -> bool {
+        let entry = self.entries.get(item);
+        entry.is_some_and(|it| it.asking && it.found.is_none() && it.refused.is_none())
+    }
+
     /// Why nothing newer is known.
     #[allow(dead_code, reason = "explain does not tell it yet")]
     pub(super) fn refusal(&self, item: &Item) -> Option<&str> {
@@ -137,7 +143,9 @@ mod tests {
         let mut table = Table::default();
         assert_eq!(table.look_up(&branch, at(0)), (None, true));
         assert_eq!(table.look_up(&branch, at(1)), (None, false));
+        assert!(table.is_asking(&branch));
         assert!(table.answered(&branch, found(1), at(2)));
+        assert!(!table.is_asking(&branch));
         let (known, ask) = table.look_up(&branch, at(100));
         assert!(known.is_some() && !ask);
         let (known, ask) = table.look_up(&branch, at(302));

@@ -10,6 +10,7 @@ use headstart_core::label::{self, Effect, Labels, Taint};
 use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeDisruption, NodeState};
 use headstart_core::offer::{OfferingKey, Rates};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
@@ -108,6 +109,17 @@ impl Announced {
                 .unwrap_or_default()
                 .to_owned(),
         })
+    }
+
+    /// It, as the owner of what is made for its node.
+    pub(super) fn owner(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: "karpenter.sh/v1".to_owned(),
+            kind: "NodeClaim".to_owned(),
+            name: self.node.name.clone(),
+            uid: self.uid.clone(),
+            ..OwnerReference::default()
+        }
     }
 
     /// The node in flight, seen at `now`.

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::announced::effect;
+use super::moving::meant;
 use crate::provider::Wanted;
 
 /// Most pods that a claim lists.
@@ -28,6 +29,9 @@ pub(super) const REPLACED_BY: &str = "headstart.dev/replaced-by";
 
 /// Annotation on claims: why they are given back, in a word.
 pub(super) const GIVEN_BACK: &str = "headstart.dev/given-back-for";
+
+/// That annotation's word for a node whose instance will be taken away.
+pub(super) const INTERRUPTED: &str = "interrupted";
 
 /// Label on nodes that once had all they should have.
 pub(super) const INITIALIZED: &str = "headstart.dev/initialized";
@@ -73,7 +77,7 @@ pub(super) fn of(
             .pods
             .iter()
             .take(MOST_PODS)
-            .map(ToString::to_string)
+            .map(|pod| meant(pod).to_string())
             .collect(),
         reason,
         expected_boot_seconds: u32::try_from(boot).ok(),
@@ -300,6 +304,17 @@ pub(super) fn wanted(
         settings,
         intent,
     })
+}
+
+/// Whether a claim is given back because its instance will be taken away.
+pub(super) fn is_interrupted(claim: &NodeClaim) -> bool {
+    let why = claim.annotations().get(GIVEN_BACK);
+    why.is_some_and(|why| why == INTERRUPTED)
+}
+
+/// Whether a person wants a claim to go, rather than a decision of ours.
+pub(super) fn is_unwanted(claim: &NodeClaim) -> bool {
+    claim.metadata.deletion_timestamp.is_some() && !claim.annotations().contains_key(GIVEN_BACK)
 }
 
 /// Claims that must be initialised before this one is given back.

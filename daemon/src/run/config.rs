@@ -42,6 +42,24 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u64).range(0..=10_000)
     )]
     pub(crate) round_delay_ms: u64,
+    /// How long no more pods must have come before nodes are bought for those that wait, in
+    /// milliseconds: pods of one deploy may share a node
+    #[arg(
+        long,
+        env = "HEADSTART_BATCH_IDLE_MS",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u64).range(0..=60_000)
+    )]
+    pub(crate) batch_idle_ms: u64,
+    /// Longest time that a purchase waits for more pods, or for what their images and models stand
+    /// for, in milliseconds
+    #[arg(
+        long,
+        env = "HEADSTART_BATCH_MOST_MS",
+        default_value_t = 3_000,
+        value_parser = clap::value_parser!(u64).range(0..=600_000)
+    )]
+    pub(crate) batch_most_ms: u64,
     /// Address of `/healthz`, `/readyz`, `/metrics` and `/plan`
     #[arg(long, env = "HEADSTART_HTTP", default_value = "0.0.0.0:8080")]
     pub(crate) http: SocketAddr,
@@ -72,6 +90,23 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     pub(crate) orphan_seconds: u64,
+    /// How often the provider is asked which instances there are, in seconds: an interruption is
+    /// noticed within that time
+    #[arg(
+        long,
+        env = "HEADSTART_LIST_SECONDS",
+        default_value_t = 15,
+        value_parser = clap::value_parser!(u64).range(1..=600)
+    )]
+    pub(crate) list_seconds: u64,
+    /// How often nodes are looked for that could be given back, in seconds
+    #[arg(
+        long,
+        env = "HEADSTART_RETIRE_SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=600)
+    )]
+    pub(crate) retire_seconds: u64,
     #[command(flatten)]
     pub(crate) outside: OutsideArgs,
     #[command(flatten)]

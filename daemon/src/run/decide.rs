@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headstart_api::NodeCacheSpec;
 use headstart_core::cache::Item;
@@ -15,9 +15,11 @@ use headstart_core::reason::NotServed;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource as _, ResourceExt as _};
 
+use super::announced::Announced;
 use super::claim;
-use super::intent::{self, Inputs, Seen};
-use super::nodes::cache_name;
+use super::drift;
+use super::intent::{self, Inputs, Owner, Seen};
+use super::nodes::{Replacing, cache_name};
 use super::round::Rounds;
 use super::say::{Reason, Say};
 use super::tally::Goes;
@@ -47,7 +49,13 @@ impl Rounds {
             lists.iter().map(|list| (&list.target, list)).collect();
         if self.calls.is_some() {
             self.step_claims(&mut writes, now);
-            for (number, node) in plan.nodes.iter().enumerate() {
+            let mind = &self.mind;
+            let waits = self.batch.waits(
+                plan.nodes.iter().flat_map(|node| &node.pods),
+                |pod| mind.is_about_to_know(pod),
+                Instant::now(),
+            );
+            for (number, node) in plan.nodes.iter().enumerate().filter(|_| !waits) {
                 let list = lists.get(&Target::New(number)).copied();
                 writes.push(self.buy(node, number, list, now));
             }
@@ -74,15 +82,13 @@ impl Rounds {
         let name = &node.offering.instance_type;
         let kind = snapshot.types.iter().find(|kind| kind.name == *name);
         let why = match &node.runner_up {
-            Some(second) => {
-                let what = words::candidate(&second.what);
-                let why = words::runner_up(&node.score, &node.timing, second);
-                format!("chosen over {what}: {why}")
-            }
+            Some(second) => words::runner_up(&node.score, &node.timing, second),
             None => "nothing else would do".to_owned(),
         };
         let salt = format!("{} {number}", now.0);
-        let claim = claim::of(node, pool, kind, &salt, why.clone());
+        let mut claim = claim::of(node, pool, kind, &salt, why.clone());
+        let written = self.picture.pools.get(&node.pool);
+        drift::mark(&mut claim, written.and_then(|pool| pool.object.as_ref()));
         let name = claim.name_any();
         let note = format!(
             "buying {} for this pod: serves in {}, {}; {why}",
@@ -157,13 +163,18 @@ impl Rounds {
         }
     }
 
-    /// Nodes that are being replaced.
-    pub(super) fn replaced(&self) -> BTreeSet<String> {
-        let claims = self.picture.claims.iter();
-        let replaced = claims.filter(|(_, claim)| !claim::replaced_by(claim).is_empty());
-        replaced
-            .filter_map(|(name, _)| self.nodes.of_claim(name).map(str::to_owned))
-            .collect()
+    /// Nodes that are being replaced, and by which.
+    pub(super) fn replaced(&self) -> Replacing {
+        let node = |claim: &str| self.nodes.of_claim(claim).unwrap_or(claim).to_owned();
+        let mut replacing = Replacing::default();
+        for (name, claim) in &self.picture.claims {
+            let by = claim::replaced_by(claim);
+            if !by.is_empty() {
+                replacing.old.insert(node(name));
+                replacing.new.extend(by.iter().map(|name| node(name)));
+            }
+        }
+        replacing
     }
 
     /// What nodes that exist or are on their way are to have. One that was told so is not told again.
@@ -211,8 +222,13 @@ impl Rounds {
         let claim = claim.map(|claim| &**claim);
         let name = cache_name(node, claim);
         let registered = picture.nodes.get(&node.name);
+        let announced = match (claim, registered) {
+            (None, None) => picture.announced.get(&name).map(Announced::owner),
+            _ => None,
+        };
         Inputs {
             before: picture.caches.get(&name).map(|seen| Seen(&*seen.object)),
+            announced: announced.map(Owner),
             name,
             node: &node.name,
             is_told: intent::is_told(node),

@@ -139,6 +139,8 @@ pub(super) struct Inputs<'a> {
     pub(super) claim: Option<Seen<'a, NodeClaim>>,
     /// The UID of its Node, once there is one.
     pub(super) registered: Option<Option<&'a str>>,
+    /// What announced it, while it is neither bought nor registered.
+    pub(super) announced: Option<Owner>,
     /// The intent as it is.
     pub(super) before: Option<Seen<'a, NodeCache>>,
     pub(super) wanted: Vec<Wanted<'a>>,
@@ -152,6 +154,16 @@ impl<K: Resource> Hash for Seen<'_, K> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let metadata = self.0.meta();
         (&metadata.name, &metadata.uid, &metadata.resource_version).hash(state);
+    }
+}
+
+/// Whose an intent is: of equal UIDs, the same.
+#[derive(Debug)]
+pub(super) struct Owner(pub(super) OwnerReference);
+
+impl Hash for Owner {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.uid.hash(state);
     }
 }
 
@@ -172,7 +184,7 @@ impl Inputs<'_> {
                 uid: uid.to_owned(),
                 ..OwnerReference::default()
             }),
-            (None, None) => None,
+            (None, None) => self.announced.as_ref().map(|owner| owner.0.clone()),
         };
         let of = before.and_then(|it| it.metadata.owner_references.as_ref()?.first());
         if let (Some(before), Some(of), Some(owner)) = (before, of, &owner)
@@ -328,6 +340,7 @@ mod tests {
                 is_told: true,
                 claim: None,
                 registered,
+                announced: None,
                 before: before.map(Seen),
                 wanted: vec![wanted.clone()],
             })

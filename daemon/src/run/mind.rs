@@ -33,6 +33,9 @@ const SPARE_SHAPES: usize = 256;
 pub(crate) trait Resolve: Send + Sync {
     /// What is known of an item now. What is not known is looked up in the background.
     fn look_up(&self, item: &Item) -> Option<Resolved>;
+
+    /// Whether the first answer about an item is on its way.
+    fn is_asking(&self, item: &Item) -> bool;
 }
 
 /// The world as it is planned with.
@@ -80,6 +83,18 @@ impl Mind {
     /// A pod, if it is planned with.
     pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
         self.pods.get(key).map(|index| &self.snapshot.pods[*index])
+    }
+
+    /// Whether a pod that is planned with has an item that is not resolved.
+    pub(super) fn is_unresolved(&self, key: &ObjectKey) -> bool {
+        self.unresolved.contains(key)
+    }
+
+    /// Whether what one of a pod's items stands for is being asked, and not known at all.
+    pub(super) fn is_about_to_know(&self, key: &ObjectKey) -> bool {
+        let items = self.pod(key).filter(|_| self.is_unresolved(key));
+        let mut items = items.iter().flat_map(|pod| &pod.shape.items);
+        items.any(|item| !item.is_pinned() && self.resolver.is_asking(item))
     }
 
     /// A node, if it is planned with.
@@ -362,6 +377,10 @@ mod tests {
     impl Resolve for Nobody {
         fn look_up(&self, _: &Item) -> Option<Resolved> {
             None
+        }
+
+        fn is_asking(&self, _: &Item) -> bool {
+            false
         }
     }
 

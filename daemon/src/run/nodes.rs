@@ -14,7 +14,9 @@ use headstart_core::snapshot::Snapshot;
 use kube::ResourceExt;
 
 use super::claim;
+use super::drift;
 use super::mind::Mind;
+use super::moving::Moving;
 use super::picture::Picture;
 use crate::manifest::book::{inventory, placed};
 use crate::manifest::pool;
@@ -32,6 +34,16 @@ pub(super) struct Nodes {
     away: BTreeMap<String, Instant>,
     /// What runs on each node, and since when it is the same.
     settled: HashMap<String, (u64, Millis)>,
+    moving: Moving,
+}
+
+/// Nodes that go once others are there.
+#[derive(Default)]
+pub(super) struct Replacing {
+    /// Those that go.
+    pub(super) old: BTreeSet<String>,
+    /// Those that others wait for.
+    pub(super) new: BTreeSet<String>,
 }
 
 impl Nodes {
@@ -113,6 +125,12 @@ impl Nodes {
                 claim::complete(&mut node, claim, now);
             }
             know_type(&mut node, types);
+            if let Some(claim) = claim
+                && let Some(pool) = picture.pools.get(&claim.spec.node_pool)
+                && let (Some(pool), Ok(read)) = (&pool.object, &pool.read)
+            {
+                node.disruption.drift = drift::of(&node, claim, pool, read, types);
+            }
             if node.state != NodeState::Running {
                 self.young.insert(name.clone());
             }
@@ -121,6 +139,7 @@ impl Nodes {
             set_inventory(picture, mind, &name, &cache);
         }
         self.fly(picture, mind, types, now);
+        self.moving.settle(picture, mind, &self.by_claim);
     }
 
     /// Claims and announcements that have no Node yet are nodes in flight.
@@ -167,27 +186,23 @@ impl Nodes {
         self.in_flight = flying;
     }
 
-    /// Says since when each node has been as empty or as full as it is.
-    /// One that is being replaced already is left alone.
-    pub(super) fn note_use(
-        &mut self,
-        snapshot: &mut Snapshot,
-        replaced: &BTreeSet<String>,
-        now: Millis,
-    ) {
+    /// Says since when each node has been as empty or as full as it is, counted from when it could be
+    /// used. One that others wait for is not given back before they are gone.
+    pub(super) fn note_use(&mut self, snapshot: &mut Snapshot, replacing: &Replacing, now: Millis) {
         let running = running(snapshot);
         let mut settled = HashMap::new();
         for node in &mut snapshot.nodes {
             let (hash, used) = running.get(node.name.as_str()).copied().unwrap_or_default();
             let before = self.settled.get(&node.name);
             let since = match before {
-                Some((same, since)) if *same == hash => *since,
+                Some((same, since)) if *same == hash && node.state == NodeState::Running => *since,
                 _ => now,
             };
             settled.insert(node.name.clone(), (hash, since));
             node.disruption.empty_since = (!used).then_some(since);
             node.disruption.underused_since = used.then_some(since);
-            node.disruption.forbidden |= replaced.contains(&node.name);
+            node.disruption.replaced = replacing.old.contains(&node.name);
+            node.disruption.forbidden |= replacing.new.contains(&node.name);
         }
         self.settled = settled;
     }

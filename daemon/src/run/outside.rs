@@ -137,6 +137,10 @@ impl Resolve for Resolver {
     fn look_up(&self, item: &headstart_core::cache::Item) -> Option<Resolved> {
         Self::look_up(self, item)
     }
+
+    fn is_asking(&self, item: &headstart_core::cache::Item) -> bool {
+        Self::is_asking(self, item)
+    }
 }
 
 fn trust(policy: &mut HostPolicy, url: &Url) {

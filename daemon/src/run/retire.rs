@@ -16,9 +16,6 @@ use tokio::sync::mpsc;
 use super::round::Rounds;
 use crate::plan::now;
 
-/// How often nodes to give back are looked for.
-const EVERY: Duration = Duration::from_secs(10);
-
 /// What was asked, and what was answered.
 pub(super) struct Retiring {
     say: mpsc::Sender<(u64, RetirementPlan)>,
@@ -55,8 +52,8 @@ impl Retiring {
         self.answer = None;
     }
 
-    fn is_due(&self) -> bool {
-        !self.under_way && self.asked.is_none_or(|last| last.elapsed() >= EVERY)
+    fn is_due(&self, every: Duration) -> bool {
+        !self.under_way && self.asked.is_none_or(|last| last.elapsed() >= every)
     }
 }
 
@@ -92,7 +89,7 @@ impl Rounds {
 
     /// Asks again, if it is time to.
     pub(super) fn ask_what_to_retire(&mut self) {
-        if self.calls.is_none() || !self.retiring.is_due() {
+        if self.calls.is_none() || !self.retiring.is_due(self.settings.retire_every) {
             return;
         }
         self.retiring.asked = Some(Instant::now());

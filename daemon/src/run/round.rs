@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::batch::Batch;
 use super::calls::{Answer, Calls};
 use super::gauges::{Gauges, Took};
 use super::lease::Lead;
@@ -39,8 +40,7 @@ use crate::provider::{Instance, Offers};
 /// For how long a watch may fail before its facts are too old to buy or to give back by.
 const STALE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often it is asked what instances there are, and what is sold.
-const LIST_EVERY: Duration = Duration::from_secs(15);
+/// How often it is asked what is sold.
 const OFFERS_EVERY: Duration = Duration::from_secs(3600);
 
 /// How often it is shown what was decided.
@@ -48,6 +48,9 @@ const SHOW_EVERY: Duration = Duration::from_secs(10);
 
 /// How often what was learned is stored, if it changed.
 const STORE_EVERY: Duration = Duration::from_secs(20);
+
+/// Pause between rounds while purchases are waited with.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often what is not watched is looked at while nothing is known yet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,6 +92,8 @@ pub(super) struct Rounds {
     pub(super) told: HashMap<String, u64>,
     /// Claims that are going to go, and why.
     pub(super) goes: BTreeMap<String, Reason>,
+    /// Purchases that are planned.
+    pub(super) batch: Batch,
     /// Claims whose boot was learned from.
     pub(super) learned: BTreeSet<String>,
     pub(super) plan: Plan,
@@ -108,8 +113,14 @@ pub(super) struct Rounds {
 pub(super) struct Settings {
     pub(super) interval: Duration,
     pub(super) delay: Duration,
+    pub(super) batch_idle: Duration,
+    pub(super) batch_most: Duration,
     pub(super) registration_limit: Duration,
     pub(super) orphan_limit: Duration,
+    /// How often it is asked what instances there are, and what is sold while nothing is.
+    pub(super) list_every: Duration,
+    /// How often nodes to give back are looked for.
+    pub(super) retire_every: Duration,
 }
 
 /// Doors into the loop.
@@ -135,6 +146,7 @@ impl Rounds {
         gauges: Arc<Gauges>,
         settings: Settings,
     ) -> Self {
+        let batch = Batch::new(settings.batch_idle, settings.batch_most);
         Self {
             picture,
             mind,
@@ -160,6 +172,7 @@ impl Rounds {
             prefetch_statuses: BTreeMap::new(),
             told: HashMap::new(),
             goes: BTreeMap::new(),
+            batch,
             learned: BTreeSet::new(),
             plan: Plan::default(),
             retiring,
@@ -231,6 +244,8 @@ impl Rounds {
         let now = Instant::now();
         let pause = self.calls.as_ref().and_then(Calls::next_pause);
         let pause = pause.map(|until| until.saturating_duration_since(now));
+        let open = self.batch.is_open().then_some(LOOK_AGAIN);
+        let pause = pause.into_iter().chain(open).min();
         let least = Duration::from_millis(100);
         pause.map_or(self.settings.interval, |pause| {
             pause.max(least).min(self.settings.interval)
@@ -453,12 +468,13 @@ impl Rounds {
 
     fn ask_provider(&mut self, now: Instant) {
         let Some(calls) = &mut self.calls else { return };
-        if self.asked_list.is_none_or(|last| now - last >= LIST_EVERY) {
+        let list_every = self.settings.list_every;
+        if self.asked_list.is_none_or(|last| now - last >= list_every) {
             self.asked_list = Some(now);
             calls.list();
         }
         let empty = self.offers.offerings.is_empty();
-        let every = if empty { LIST_EVERY } else { OFFERS_EVERY };
+        let every = if empty { list_every } else { OFFERS_EVERY };
         if self.asked_offers.is_none_or(|last| now - last >= every) {
             self.asked_offers = Some(now);
             calls.offers();

@@ -8,7 +8,7 @@ use headstart_api::{NodeClaim, names};
 use headstart_core::capacity::{Outcome, Refusal as Refused, Scope};
 use headstart_core::money::Millis;
 use headstart_core::node::NodeState;
-use headstart_core::pod::{Eviction, ObjectKey, Phase, Progress};
+use headstart_core::pod::ObjectKey;
 use kube::{Resource as _, ResourceExt as _};
 use tracing::{error, info, warn};
 
@@ -26,12 +26,6 @@ use crate::provider::{Instance, InstanceState, Offers, Refusal};
 /// How long a new instance may be missing from listings: clouds show what they have with a delay.
 const LISTED_AFTER: Duration = Duration::from_secs(60);
 
-/// A pod that was asked to leave is not asked again for this long.
-const EVICT_PAUSE: Duration = Duration::from_secs(5);
-
-/// Most pods asked to leave one node in one round.
-const MOST_EVICTED: usize = 20;
-
 /// For how long a pool does not buy after a provider said that its settings or rights are wrong.
 const BLOCKED: Millis = Millis::from_secs(300);
 
@@ -42,23 +36,12 @@ const FEW_ORPHANS: usize = 3;
 impl Rounds {
     /// Every claim's next step.
     pub(super) fn step_claims(&mut self, writes: &mut Vec<Write>, now: Millis) {
-        let mut left: BTreeMap<String, Vec<(ObjectKey, Progress)>> = BTreeMap::new();
-        let going = |it: &NodeClaim| it.metadata.deletion_timestamp.is_some();
-        if self.picture.claims.values().any(|claim| going(claim)) {
-            for pod in &self.mind.snapshot.pods {
-                if let Phase::Bound { node, progress } = &pod.phase
-                    && pod.shape.eviction != Eviction::Daemon
-                {
-                    let pods = left.entry(node.clone()).or_default();
-                    pods.push((pod.key.clone(), *progress));
-                }
-            }
-        }
+        let left = self.left();
         let claims: Vec<_> = self.picture.claims.values().cloned().collect();
         for claim in claims {
             let name = claim.name_any();
             let node = self.nodes.of_claim(&name).map(str::to_owned);
-            let pods = node.as_ref().and_then(|node| left.get(node));
+            let pods = left.get(&name);
             let facts = self.facts(&claim, node.as_deref(), pods.map_or(0, Vec::len), now);
             let step = match self.hopeless.get(&name) {
                 Some(why) if !facts.deleting => {
@@ -76,6 +59,7 @@ impl Rounds {
                 self.evict(pods.map_or(&[][..], Vec::as_slice), writes);
             }
         }
+        self.bury(writes);
     }
 
     fn facts(
@@ -189,7 +173,11 @@ impl Rounds {
             }
             (Step::Ask | Step::Release, _) => {}
             (Step::GiveUp(why), _) => {
-                let why = self.give_up(claim, why);
+                let note = self.give_up(claim, why);
+                let why = match why {
+                    Why::Interrupted => claim::INTERRUPTED.to_owned(),
+                    _ => note,
+                };
                 writes.push(Write::GiveUp { name, uid, why });
             }
             (Step::Label, Some(node)) => {
@@ -240,25 +228,6 @@ impl Rounds {
                 });
             }
             (Step::Label | Step::Initialise | Step::Taint | Step::DeleteNode, None) => {}
-        }
-    }
-
-    fn evict(&mut self, pods: &[(ObjectKey, Progress)], writes: &mut Vec<Write>) {
-        let now = Instant::now();
-        self.evicted.retain(|_, at| now - *at < EVICT_PAUSE);
-        let staying = pods
-            .iter()
-            .filter(|(_, progress)| *progress != Progress::Terminating);
-        for (pod, _) in staying.take(MOST_EVICTED) {
-            if self.evicted.contains_key(pod) {
-                continue;
-            }
-            self.evicted.insert(pod.clone(), now);
-            let uid = self.picture.pods.get(pod).map(|seen| seen.uid.to_string());
-            writes.push(Write::Evict {
-                pod: pod.clone(),
-                uid,
-            });
         }
     }
 
@@ -338,18 +307,11 @@ impl Rounds {
         if let Write::Buy(cache, _) = write {
             self.announcing.remove(&cache.name);
         }
-        if let (Write::Evict { pod, .. }, Some(429)) = (write, error.code())
-            && let Some(about) = self.pod_ref(pod)
-        {
-            self.speaker.say(Say {
-                about,
-                reason: Reason::EvictionBlocked,
-                note:
-                    "its node is given back, but a PodDisruptionBudget does not let it go; it is \
-                       asked again"
-                        .to_owned(),
-                news: String::new(),
-            });
+        if let (Write::Evict { pod, .. }, Some(429)) = (write, error.code()) {
+            self.say_blocked(
+                pod,
+                "a PodDisruptionBudget does not let it go; it is asked again",
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use headstart_api::{ItemPhase, NodeCache, NodeClaim};
+use headstart_core::quantity::Bytes;
 use kube::ResourceExt as _;
 
 use crate::columns::{Align, Columns};
@@ -140,7 +141,10 @@ fn caches(objects: &Objects, now: Moment, text: &mut String) {
             count(ItemState::Failed),
             status
                 .and_then(|s| s.room.as_ref())
-                .map_or(String::new(), |room| room.0.clone()),
+                .map_or(String::new(), |room| {
+                    let bytes = room.0.parse::<Bytes>();
+                    bytes.map_or_else(|_| room.0.clone(), |bytes| bytes.to_string())
+                }),
             age(observed.map(Moment::at), now),
             cut(&fetching.unwrap_or_default()),
         ]);

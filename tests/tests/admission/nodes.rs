@@ -29,15 +29,10 @@ pub(crate) fn make(api: &Api) -> Result<()> {
         });
         api.create("/api/v1/nodes", &node)?;
         let room = json!({"cpu": "64", "memory": "256Gi", "pods": "500", "nvidia.com/gpu": "200"});
-        let mut status = json!({
+        let status = json!({
             "capacity": room, "allocatable": room,
             "conditions": [{"type": "Ready", "status": "True", "reason": "Test"}],
         });
-        if name == "cold1" {
-            let images =
-                json!([{"names": ["vllm/vllm-openai:v0"], "sizeBytes": 20_000_000_000_u64}]);
-            status["images"] = images;
-        }
         api.patch(
             &format!("/api/v1/nodes/{name}/status"),
             &json!({"status": status}),
@@ -101,16 +96,85 @@ fn renew(api: &Api, name: &str) -> Result<Value> {
     }
 }
 
-/// Makes the warm node one that pods are rather kept from.
-pub(crate) fn discourage(api: &Api) -> Result<()> {
-    let taint = json!([{"key": "rather", "value": "not", "effect": "PreferNoSchedule"}]);
-    api.patch("/api/v1/nodes/warm", &json!({"spec": {"taints": taint}}))?;
-    Ok(())
+/// What speaks for other nodes than the warm one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    /// The warm node's processors and memory are taken to 85 %.
+    Filled,
+    /// The pod's image of 20 GB is on another node.
+    Image,
+    /// The pod asks to be spread over hosts, where it can be.
+    Spread,
+    /// The pod itself prefers another node.
+    Own,
+    /// Pods are rather to be kept from the warm node, by a taint.
+    Taint,
 }
 
-/// Takes that back.
-pub(crate) fn encourage(api: &Api) -> Result<()> {
-    api.patch("/api/v1/nodes/warm", &json!({"spec": {"taints": null}}))?;
+/// All of it.
+pub(crate) const ALL: [Against; 5] = {
+    use Against::{Filled, Image, Own, Spread, Taint};
+    [Filled, Image, Spread, Own, Taint]
+};
+
+impl Against {
+    /// What a pod says of it.
+    pub(crate) fn told(self, pod: &mut Value) {
+        match self {
+            Self::Spread => {
+                pod["spec"]["topologySpreadConstraints"] = json!([{
+                    "maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {"app": "model"}},
+                }]);
+            }
+            Self::Own => {
+                let preference = json!({"matchExpressions": [
+                    {"key": "kubernetes.io/hostname", "operator": "In", "values": ["cold2"]}]});
+                pod["spec"]["affinity"] = json!({"nodeAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution":
+                        [{"weight": 100, "preference": preference}]}});
+            }
+            Self::Filled | Self::Image | Self::Taint => {}
+        }
+    }
+}
+
+/// Makes the nodes such that this speaks against the warm one, and nothing else.
+pub(crate) fn set(api: &Api, against: &[Against]) -> Result<()> {
+    let has = |what| against.contains(&what);
+    let taint = json!([{"key": "rather", "value": "not", "effect": "PreferNoSchedule"}]);
+    let taints = if has(Against::Taint) {
+        taint
+    } else {
+        Value::Null
+    };
+    api.patch("/api/v1/nodes/warm", &json!({"spec": {"taints": taints}}))?;
+    let image = json!([{"names": ["vllm/vllm-openai:v0"], "sizeBytes": 20_000_000_000_u64}]);
+    let images = if has(Against::Image) {
+        image
+    } else {
+        Value::Null
+    };
+    let images = json!({"status": {"images": images}});
+    api.patch("/api/v1/nodes/cold1/status", &images)?;
+    let pods = format!("/api/v1/namespaces/{SYSTEM}/pods");
+    let filler = format!("{pods}/filler");
+    match (has(Against::Filled), api.find(&filler)?) {
+        (true, None) => {
+            let requests = json!({"cpu": "54", "memory": "218Gi"});
+            let filler = json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "filler"},
+                "spec": {"nodeName": "warm", "containers": [
+                    {"name": "filler", "image": "filler", "resources": {"requests": requests}}]},
+            });
+            api.create(&pods, &filler)?;
+        }
+        (false, Some(_)) => {
+            api.delete(&filler)?;
+        }
+        _ => {}
+    }
     Ok(())
 }
 
@@ -130,21 +194,4 @@ pub(crate) fn until_labelled(api: &Api) -> Result<()> {
         anyhow::ensure!(!has(&node), "{name} is labelled");
     }
     Ok(())
-}
-
-/// What speaks for other nodes, in a pod's own words.
-pub(crate) fn against(pod: &mut Value) {
-    pod["spec"]["topologySpreadConstraints"] = spread();
-    let preference = json!({"matchExpressions": [
-        {"key": "kubernetes.io/hostname", "operator": "In", "values": ["cold2"]}]});
-    pod["spec"]["affinity"] = json!({"nodeAffinity": {
-        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": preference}]}});
-}
-
-/// Spread over hosts where it can be.
-pub(crate) fn spread() -> Value {
-    json!([{
-        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": {"app": "model"}},
-    }])
 }

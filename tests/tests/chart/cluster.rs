@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use headstart_testbed::cluster::{Api, Cluster, NodeOptions, Options, REGISTRY, shell_layer};
+use headstart_testbed::helm::{Helm, chart};
 use headstart_testbed::image::{Compression, Format, Image, Layer, Recipe, this_architecture};
 use serde_json::{Value, json};
 
-use super::helm::{Helm, documents};
-use super::{EVERYTHING, chart, root};
+use super::{EVERYTHING, documents, root};
 
 const WAIT: Duration = Duration::from_secs(90);
 const SPACE: &str = "headstart-system";

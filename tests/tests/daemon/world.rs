@@ -13,24 +13,26 @@ pub(crate) const CLAIMS: &str = "/apis/headstart.dev/v1alpha1/nodeclaims";
 pub(crate) const CACHES: &str = "/apis/headstart.dev/v1alpha1/nodecaches";
 pub(crate) const POOLS: &str = "/apis/headstart.dev/v1alpha1/nodepools";
 pub(crate) const NODES: &str = "/api/v1/nodes";
-const PODS: &str = "/api/v1/namespaces/default/pods";
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
+pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/headstart/leases";
 
 pub(crate) struct World {
     cloud: Option<Cloud>,
-    cluster: Arc<Cluster>,
+    pub(crate) cluster: Arc<Cluster>,
     program: PathBuf,
-    kubeconfig: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
     daemons: Vec<Process>,
     started: usize,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    /// A cluster of that name, with our definitions.
+    pub(crate) fn new(name: &str) -> Self {
         let programs = std::env::var_os("HEADSTART_KUBERNETES");
         let program = std::env::var_os("HEADSTART_DAEMON");
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster/daemon");
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster");
+        let directory = directory.join(name);
         let cluster = Cluster::up(&Options {
             directory,
             programs: programs.expect("run by `cargo xtask e2e`").into(),
@@ -97,26 +99,29 @@ impl World {
         self.cloud.as_ref().expect("it is open")
     }
 
-    fn api(&self) -> &Api {
+    pub(crate) fn api(&self) -> &Api {
         self.cluster.api()
     }
 
-    /// Starts a replica.
-    pub(crate) fn start(&mut self, identity: &str) -> Process {
+    /// Starts a replica with what else it is told; it buys from the cloud unless it is told otherwise.
+    pub(crate) fn start(&mut self, identity: &str, told: &[&str]) -> Process {
         self.started += 1;
         let port = 7100 + self.started;
-        let arguments = [
+        let mut arguments = vec![
             format!("KUBECONFIG={}", self.kubeconfig.display()),
             "RUST_LOG=info,headstart=debug".to_owned(),
             self.program.display().to_string(),
             "run".to_owned(),
             format!("--identity={identity}"),
-            format!("--provider=external={}", self.cloud().url()),
             format!("--http=10.99.0.1:{port}"),
             "--lease-seconds=3".to_owned(),
             "--round-interval-ms=500".to_owned(),
             "--orphan-seconds=1".to_owned(),
         ];
+        if !told.iter().any(|one| one.starts_with("--provider=")) {
+            arguments.push(format!("--provider=external={}", self.cloud().url()));
+        }
+        arguments.extend(told.iter().map(|one| (*one).to_owned()));
         let name = format!("headstart-{identity}");
         let program = Path::new("/usr/bin/env");
         let process = self
@@ -160,7 +165,7 @@ impl World {
         self.open();
     }
 
-    fn names(&self, collection: &str) -> Vec<String> {
+    pub(crate) fn names(&self, collection: &str) -> Vec<String> {
         let list = self.get(collection);
         let items = list["items"].as_array().expect("a list").iter();
         items
@@ -190,6 +195,12 @@ impl World {
 
     pub(crate) fn count(&self, collection: &str) -> usize {
         self.names(collection).len()
+    }
+
+    /// What a replica has logged.
+    pub(crate) fn log(&self, identity: &str) -> String {
+        let log = self.cluster.control().log(&format!("headstart-{identity}"));
+        std::fs::read_to_string(log).unwrap_or_default()
     }
 
     /// Who holds the lease.
@@ -224,8 +235,12 @@ impl World {
             .expect("as the cluster was left");
     }
 
+    /// Removes an object, unless something else was faster.
     pub(crate) fn delete(&self, path: &str) {
-        self.api().delete(path).expect("as the cluster was left");
+        if let Err(error) = self.api().delete(path) {
+            let found = self.api().find(path).expect("as the cluster was left");
+            assert!(found.is_none(), "{error:#}");
+        }
     }
 
     pub(crate) fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
@@ -254,7 +269,7 @@ impl World {
         });
     }
 
-    pub(crate) fn wait(&self, what: &str, is: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut is: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + super::WAIT;
         while !is(self) {
             assert!(
@@ -322,12 +337,12 @@ impl Drop for World {
         if !std::thread::panicking() {
             return;
         }
-        for identity in ["a", "b"] {
-            let log = self.cluster.control().log(&format!("headstart-{identity}"));
+        for program in ["headstart-a", "headstart-b", "kwok"] {
+            let log = self.cluster.control().log(program);
             let text = std::fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             let late = lines.len().saturating_sub(60);
-            eprintln!("-- {identity}\n{}", lines[late..].join("\n"));
+            eprintln!("-- {program}\n{}", lines[late..].join("\n"));
         }
     }
 }

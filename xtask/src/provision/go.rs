@@ -84,6 +84,11 @@ impl Go {
 
     /// Where the sources of a required module are.
     fn sources(&self, module: &Path, required: &str) -> Result<PathBuf> {
+        let mut fetch = Command::new(&self.program);
+        fetch
+            .args(["mod", "download", required])
+            .current_dir(module);
+        run(fetch.env("GOTOOLCHAIN", &self.toolchain))?;
         let mut list = Command::new(&self.program);
         list.args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", required]);
         list.current_dir(module);
@@ -103,16 +108,16 @@ pub(crate) struct Program {
     module: &'static str,
     /// What is built, below the module.
     package: &'static str,
-    /// What the program is called.
+    /// What the program is called; nothing where only files are wanted.
     program: &'static str,
     /// Linker flags beside `-s -w`.
     flags: &'static str,
-    /// A directory of the module whose files are copied to `files`.
+    /// Directories of the module, separated by spaces, whose files are copied to `files`.
     files: Option<&'static str>,
 }
 
 /// Helm. Its idea of Kubernetes' version, where no cluster is asked, is stamped as upstream does.
-pub(crate) const HELM: Program = Program {
+const HELM: Program = Program {
     variable: "HEADSTART_HELM",
     name: "helm",
     module: "helm.sh/helm/v3",
@@ -126,7 +131,7 @@ pub(crate) const HELM: Program = Program {
 };
 
 /// KubeRay's operator and the definitions of its objects.
-pub(crate) const KUBERAY: Program = Program {
+const KUBERAY: Program = Program {
     variable: "HEADSTART_KUBERAY",
     name: "kuberay",
     module: "github.com/ray-project/kuberay/ray-operator",
@@ -135,6 +140,34 @@ pub(crate) const KUBERAY: Program = Program {
     flags: "",
     files: Some("config/crd/bases"),
 };
+
+/// The definitions of Karpenter's objects.
+const KARPENTER: Program = Program {
+    variable: "HEADSTART_KARPENTER",
+    name: "karpenter",
+    module: "sigs.k8s.io/karpenter",
+    package: "",
+    program: "",
+    flags: "",
+    files: Some("pkg/apis/crds"),
+};
+
+/// KWOK's controller, and what its own installation has nodes and pods do.
+const KWOK: Program = Program {
+    variable: "HEADSTART_KWOK",
+    name: "kwok",
+    module: "sigs.k8s.io/kwok",
+    package: "/cmd/kwok",
+    program: "kwok",
+    flags: "",
+    files: Some(
+        "kustomize/stage/node/fast kustomize/stage/node/heartbeat-with-lease \
+         kustomize/stage/pod/fast",
+    ),
+};
+
+/// All of them.
+pub(crate) const PROGRAMS: [Program; 4] = [HELM, KUBERAY, KARPENTER, KWOK];
 
 /// The directory with the program, which is built unless it is there already.
 ///
@@ -169,16 +202,22 @@ pub(crate) fn program(workspace: &Path, target: &Path, wanted: &Program) -> Resu
     let files = home.join("files");
     fs::create_dir_all(&files).with_context(|| format!("make {}", files.display()))?;
     let go = Go::find()?;
-    let package = format!("{}{}", wanted.module, wanted.package);
-    let flags = format!("-s -w {}", wanted.flags);
-    go.build(&module, &package, &flags, &home.join(wanted.program))?;
+    if !wanted.program.is_empty() {
+        let package = format!("{}{}", wanted.module, wanted.package);
+        let flags = format!("-s -w {}", wanted.flags);
+        go.build(&module, &package, &flags, &home.join(wanted.program))?;
+    }
     if let Some(taken) = wanted.files {
-        let from = go.sources(&module, wanted.module)?.join(taken);
-        let listed = fs::read_dir(&from).with_context(|| format!("read {}", from.display()))?;
-        for entry in listed {
-            let entry = entry?;
-            // Files of a module may not be written to; their copies may.
-            fs::write(files.join(entry.file_name()), fs::read(entry.path())?)?;
+        let sources = go.sources(&module, wanted.module)?;
+        for from in taken.split(' ').map(|directory| sources.join(directory)) {
+            let listed = fs::read_dir(&from).with_context(|| format!("read {}", from.display()))?;
+            for entry in listed {
+                let entry = entry?;
+                // Files of a module may not be written to; their copies may.
+                if entry.file_type()?.is_file() {
+                    fs::write(files.join(entry.file_name()), fs::read(entry.path())?)?;
+                }
+            }
         }
     }
     put_stamp(&home, &stamp)?;

@@ -429,3 +429,42 @@ fn when_most_nodes_are_under_used_their_pods_still_find_each_other() {
     assert_eq!(plan.retire.len(), 11);
     assert_eq!(plan.kept.len(), 1);
 }
+
+#[test]
+fn a_node_whose_replacement_is_on_its_way_uses_the_budget_and_takes_nothing() {
+    let mut world = world();
+    world.pool().disruption.budgets = vec![budget(BudgetSize::Count(1), &[])];
+    for name in ["first", "second"] {
+        world.node(name, "large").disruption.drift = Some("labels".to_owned());
+    }
+    assert_eq!(world.retired(), ["first"]);
+    world.snapshot.nodes[0].disruption.replaced = true;
+    assert_eq!(world.retired(), [""; 0]);
+    assert_eq!(world.kept("second"), Some(Kept::Budget { allowed: 1 }));
+
+    let mut world = low_and_high();
+    world.snapshot.offerings.clear();
+    world.snapshot.nodes[0].disruption.replaced = true;
+    assert!(matches!(world.kept("low"), Some(Kept::PodStuck { .. })));
+}
+
+#[test]
+fn a_pool_refuses_the_node_that_it_would_not_buy_any_more() {
+    let mut world = world();
+    let node = world.node("n", "large").clone();
+    let kind = world.snapshot.types[2].clone();
+    let pool = world.pool();
+    assert_eq!(pool.refuses(&node, Some(&kind)), None);
+    pool.wants.max_price = HourlyPrice::from_usd(0.3).ok();
+    let Some(crate::reason::Rejection::Price { price, .. }) = pool.refuses(&node, Some(&kind))
+    else {
+        panic!("it costs 0.40");
+    };
+    assert_eq!(price, HourlyPrice::from_usd(0.4).unwrap());
+    pool.wants.max_price = None;
+    pool.requirements.push(crate::pool::PoolRequirement {
+        expression: Expression::equals(label::ZONE, "z2"),
+        min_values: None,
+    });
+    assert!(pool.refuses(&node, None).is_some());
+}

@@ -1,7 +1,8 @@
 //! What leads a pod to a node that has its models: a preference for labelled nodes and for the agent's
 //! pods on them, or a scheduling gate.
 //!
-//! A gate is put on by the webhook only: while no daemon answers, no pod is gated.
+//! A gate is put on by the webhook only: while no daemon answers, no pod is gated. A pod that somebody
+//! else holds back gets none: it would be nominated long before it may run, and a nomination reserves.
 
 use headstart_api::names;
 use headstart_core::model::ModelRef;
@@ -39,8 +40,7 @@ pub(super) fn steer(
     }
     prefer(spec, models, config, edit);
     let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
-    let is_gated = gates.iter().any(|gate| gate.name == names::STEERING_GATE);
-    if steering == Steering::Gate && !is_gated {
+    if steering == Steering::Gate && gates.is_empty() {
         let gate = json!({"name": names::STEERING_GATE});
         edit.append(&["spec", "schedulingGates"], gate);
     }

@@ -565,6 +565,10 @@ fn pods_prefer_nodes_and_agents_with_their_model_and_are_gated_when_asked_to() {
     pod["metadata"]["annotations"] = json!({names::STEERING: "none"});
     assert!(!gated(&pod));
     pod["metadata"]["annotations"] = json!({});
+    // Who is held back by somebody else is not led before it may run.
+    pod["spec"]["schedulingGates"] = json!([{"name": "example.com/queue"}]);
+    assert!(!gated(&pod));
+    pod["spec"]["schedulingGates"] = json!([]);
     // One that has its node cannot be gated.
     pod["spec"]["nodeName"] = json!("n");
     assert!(!gated(&pod));

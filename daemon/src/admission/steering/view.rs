@@ -16,6 +16,7 @@ use kube::runtime::watcher;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::admits;
 use crate::admission::inject;
 
 /// Most warm labels on one node. A Node is sent to every kubelet and scheduler that watches it.
@@ -270,7 +271,12 @@ impl View {
             let name = key.trim_start_matches('/');
             let warm: BTreeSet<&str> = self.warm(name, machine).collect();
             let hits = wanted.iter().filter(|model| warm.contains(*model)).count();
-            if hits == 0 || !admits(machine, spec) {
+            let says = admits::Machine {
+                name,
+                labels: &machine.labels,
+                taints: &machine.taints,
+            };
+            if hits == 0 || machine.is_cordoned || !says.admits(spec) {
                 continue;
             }
             let mut room = machine.room.clone();
@@ -314,29 +320,6 @@ fn change(of: Labelled, has: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Op
         .map(|label| (label.clone(), json!("")));
     let labels: BTreeMap<String, Value> = gone.chain(new).collect();
     (!labels.is_empty()).then_some(Change { of, labels })
-}
-
-/// Whether a node takes a pod, as far as it is worth knowing here.
-fn admits(machine: &Machine, spec: &core::PodSpec) -> bool {
-    let selected = spec.node_selector.iter().flatten();
-    let mut selected = selected.map(|(key, value)| machine.labels.get(key) == Some(value));
-    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    let tolerates = |taint: &core::Taint| {
-        tolerations.iter().any(|toleration| {
-            let key = toleration.key.as_deref().unwrap_or_default();
-            let effect = toleration.effect.as_deref().unwrap_or_default();
-            let any = toleration.operator.as_deref() == Some("Exists");
-            let value = toleration.value.as_deref().unwrap_or_default();
-            (key.is_empty() && any || key == taint.key)
-                && (effect.is_empty() || effect == taint.effect)
-                && (any || value == taint.value.as_deref().unwrap_or_default())
-        })
-    };
-    let mut repelled = machine
-        .taints
-        .iter()
-        .filter(|taint| taint.effect != "PreferNoSchedule");
-    !machine.is_cordoned && selected.all(|is| is) && repelled.all(tolerates)
 }
 
 fn machine(node: &core::Node) -> Machine {

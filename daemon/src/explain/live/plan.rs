@@ -1,8 +1,8 @@
 //! The daemon's plan, as it publishes it: `plan.headstart.dev/v1`, of which only what is shown is read.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use headstart_agent::report::chain;
 use http::Request;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ListParams};
@@ -10,12 +10,16 @@ use kube::{Client, ResourceExt as _};
 use serde::Deserialize;
 
 use super::super::Served;
+use crate::kubectl::said;
 
 /// What the daemon's Service carries.
 const SERVICE: &str = "app.kubernetes.io/part-of=headstart,app.kubernetes.io/component=daemon";
 
 /// Name of the Service's port that serves the plan.
 const PORT: &str = "metrics";
+
+/// How long it may take: the daemon answers between two rounds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A plan.
 #[derive(Debug, Default, Deserialize)]
@@ -132,7 +136,7 @@ fn second(runner_up: Option<&RunnerUp>, text: &mut String) {
 pub(super) async fn published(client: &Client) -> Result<Published, String> {
     let services: Api<Service> = Api::all(client.clone());
     let found = services.list(&ListParams::default().labels(SERVICE)).await;
-    let found = found.map_err(|error| format!("services cannot be listed: {}", chain(&error)))?;
+    let found = found.map_err(|error| format!("services cannot be listed: {}", said(&error)))?;
     let Some(service) = found.items.first() else {
         return Err("no Service of the daemon is in the cluster".to_owned());
     };
@@ -142,11 +146,14 @@ pub(super) async fn published(client: &Client) -> Result<Published, String> {
     let request = Request::get(path)
         .body(Vec::new())
         .map_err(|error| error.to_string())?;
-    let asked = client.request::<Published>(request).await;
-    asked.map_err(|error| {
-        format!(
-            "the daemon's Service {namespace}/{name} does not answer: {}",
-            chain(&error)
-        )
-    })
+    let service = format!("the daemon's Service {namespace}/{name}");
+    let asked = client.request::<Published>(request);
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(plan)) => Ok(plan),
+        Ok(Err(error)) => Err(format!("{service} does not answer: {}", said(&error))),
+        Err(_) => Err(format!(
+            "{service} does not answer in {} s",
+            PATIENCE.as_secs()
+        )),
+    }
 }

@@ -23,8 +23,10 @@ use crate::provider::Wanted;
 /// Annotation on Nodes: what was decided of them, in JSON.
 const PLAN: &str = "headstart.dev/kwok";
 
-/// Annotation by which KWOK's controller takes nodes that are its. Set once a node is Ready, for the
-/// controller makes every node of its Ready at once.
+/// Annotation and label by which KWOK's controller takes nodes that are its. Set once a node is Ready,
+/// for the controller makes every node of its Ready at once. It takes a node when it first sees it
+/// (v0.8.0, with leases): that is when the label comes, for one that selects nodes by it, and at its
+/// own start for one that selects them by the annotation.
 const TAKEN: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 
 /// Notice of an interruption where a pool says nothing.
@@ -179,7 +181,7 @@ impl Fake {
         let mut patch = json!({"status": status});
         if reached.ready {
             let (key, value) = TAKEN;
-            patch["metadata"] = json!({"annotations": {key: value}});
+            patch["metadata"] = json!({"annotations": {key: value}, "labels": {key: value}});
         }
         patch
     }

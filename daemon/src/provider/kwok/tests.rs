@@ -253,6 +253,7 @@ fn a_node_is_ready_at_its_time_and_its_gpus_come_later() {
         ready["metadata"]["annotations"]["kwok.x-k8s.io/node"],
         "fake"
     );
+    assert_eq!(ready["metadata"]["labels"]["kwok.x-k8s.io/node"], "fake");
 }
 
 #[test]

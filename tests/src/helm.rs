@@ -1,20 +1,21 @@
-//! The real helm.
+//! The real helm, and this project's chart.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
-
 /// Helm, for one cluster or for none.
 #[derive(Clone, Debug)]
-pub(crate) struct Helm {
+pub struct Helm {
     program: PathBuf,
     kubeconfig: PathBuf,
 }
 
 impl Helm {
     /// The one that `cargo xtask e2e` provisions.
-    pub(crate) fn find() -> Self {
+    ///
+    /// # Panics
+    /// Unless it is run by that.
+    pub fn find() -> Self {
         let home = std::env::var_os("HEADSTART_HELM").expect("run by `cargo xtask e2e`");
         Self {
             program: Path::new(&home).join("helm"),
@@ -23,13 +24,19 @@ impl Helm {
     }
 
     /// For a cluster.
-    pub(crate) fn at(mut self, kubeconfig: PathBuf) -> Self {
+    pub fn at(mut self, kubeconfig: PathBuf) -> Self {
         self.kubeconfig = kubeconfig;
         self
     }
 
-    /// What it prints; or, when it fails, what it complains of.
-    pub(crate) fn run(&self, arguments: &[&str], values: &[&str]) -> Result<String, String> {
+    /// What it prints.
+    ///
+    /// # Errors
+    /// What it complains of, when it fails.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run(&self, arguments: &[&str], values: &[&str]) -> Result<String, String> {
         let mut helm = Command::new(&self.program);
         helm.args(arguments).env("KUBECONFIG", &self.kubeconfig);
         // Nothing of this machine's user plays a part.
@@ -47,8 +54,11 @@ impl Helm {
     }
 
     /// The chart rendered for no cluster.
-    pub(crate) fn template(&self, values: &[&str]) -> Result<String, String> {
-        let chart = super::chart();
+    ///
+    /// # Errors
+    /// What helm complains of.
+    pub fn template(&self, values: &[&str]) -> Result<String, String> {
+        let chart = chart();
         self.run(
             &["template", "headstart", &chart, "-n", "headstart"],
             values,
@@ -56,13 +66,10 @@ impl Helm {
     }
 }
 
-/// The objects of a stream of YAML documents.
-pub(crate) fn documents(text: &str) -> Vec<Value> {
-    let each = text.split("\n---").map(|document| {
-        let parsed: Value = serde_saphyr::from_str(document).expect("YAML");
-        parsed
-    });
-    each.filter(|document| !document.is_null()).collect()
+/// Where the chart is.
+pub fn chart() -> String {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/headstart");
+    chart.display().to_string()
 }
 
 fn text(bytes: &[u8]) -> String {
