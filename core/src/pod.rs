@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::amount::Resources;
 use crate::cache::Item;
@@ -44,7 +46,7 @@ pub struct Pod {
     /// Where it is.
     pub phase: Phase,
     /// What it must meet. Replicas share one.
-    pub shape: Shape,
+    pub shape: SharedShape,
 }
 
 /// Where a pod is.
@@ -115,6 +117,44 @@ pub struct Shape {
     pub owner: Option<Owner>,
     /// Whether it may be moved.
     pub eviction: Eviction,
+}
+
+/// A shape that many pods have: cloning it copies nothing, and changing it copies it first. Compared as
+/// the shape itself is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SharedShape(Arc<Shape>);
+
+impl SharedShape {
+    /// Whether somebody else has it as well.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl From<Shape> for SharedShape {
+    fn from(shape: Shape) -> Self {
+        Self(Arc::new(shape))
+    }
+}
+
+impl From<SharedShape> for Shape {
+    fn from(shared: SharedShape) -> Self {
+        Arc::unwrap_or_clone(shared.0)
+    }
+}
+
+impl Deref for SharedShape {
+    type Target = Shape;
+
+    fn deref(&self) -> &Shape {
+        &self.0
+    }
+}
+
+impl DerefMut for SharedShape {
+    fn deref_mut(&mut self) -> &mut Shape {
+        Arc::make_mut(&mut self.0)
+    }
 }
 
 /// The controller of a pod.

@@ -440,7 +440,6 @@ impl Metrics {
     }
 
     /// An instance was given.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) fn node_created(&self, provider: &'static str, capacity: CapacityType) {
         let capacity_type = Capacity(Some(capacity));
         self.created
@@ -452,7 +451,6 @@ impl Metrics {
     }
 
     /// An instance was given back or lost.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) fn node_terminated(
         &self,
         provider: &'static str,
@@ -469,7 +467,6 @@ impl Metrics {
     }
 
     /// An instance was refused.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) fn node_refused(&self, provider: &'static str, refusal: &Refusal) {
         let reason = Reason::refused(refusal);
         self.refused
@@ -533,7 +530,6 @@ impl Metrics {
     }
 
     /// Shows what is there and what it costs.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) fn fleet(&self, capacity: Option<CapacityType>, fleet: Fleet) {
         let labels = OfCapacity {
             capacity_type: Capacity(capacity),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use headstart_api::ClaimOffering;
 use headstart_core::snapshot::Policy;
 use kube::Client;
 use prometheus_client::registry::Registry;
@@ -20,10 +21,13 @@ pub(crate) use self::config::RunArgs;
 use self::gauges::Gauges;
 use self::lease::Elector;
 use self::mind::Mind;
+use self::picture::Picture;
+use self::retire::Retiring;
 use self::round::{Doors, Rounds, Settings};
 use self::say::Speaker;
 use self::serve::Pages;
 use self::write::Writer;
+use crate::ledger::shelf::{Keeps, Shelf};
 use crate::metrics::Metrics;
 use crate::provider::kwok;
 
@@ -47,12 +51,14 @@ mod outside;
 mod pace;
 mod picture;
 mod report;
+mod retire;
 mod round;
 mod say;
 mod serve;
 mod slim;
 mod status;
 mod steps;
+mod tally;
 mod watch;
 mod write;
 
@@ -124,7 +130,14 @@ async fn run(args: RunArgs) -> Result<()> {
     let listener = serve::listen(args.http)
         .await
         .with_context(|| format!("listen at {}", args.http))?;
-    let book = beside::ledger(&client, &args.beside, &metrics, &lead, &stop)?;
+    let shelf = Arc::new(Shelf::new(Keeps::Recent));
+    let list = Arc::clone(&gauges);
+    let list_price = Arc::new(move |offering: &ClaimOffering| list.list_price(offering));
+    let feed = beside::Feed {
+        shelf: Arc::clone(&shelf),
+        list_price,
+    };
+    let book = beside::ledger(feed, &args.beside, &metrics, &lead, &stop)?;
     let server = serve::serve(listener, pages, book, stop.clone());
     let mut server = tokio::spawn(server);
 
@@ -141,8 +154,10 @@ async fn run(args: RunArgs) -> Result<()> {
     let (out, changes) = mpsc::channel(watch::QUEUE);
     let (answer, answers) = mpsc::unbounded_channel();
     let calls = provider.map(|provider| calls::Calls::new(provider, lead.clone(), answer));
+    let mind = Mind::new(Policy::default(), Arc::new(resolver));
+    let (retiring, retired) = Retiring::new();
     let rounds = Rounds::new(
-        Mind::new(Policy::default(), Arc::new(resolver)),
+        (Picture::new(shelf), mind, retiring),
         calls,
         Writer::new(client.clone(), lead.clone(), &args.namespace, &args.lease),
         Speaker::start(client.clone(), &identity, stop.clone()),
@@ -164,6 +179,7 @@ async fn run(args: RunArgs) -> Result<()> {
         answers,
         plans,
         resolved,
+        retired,
     };
     let mut rounds = tokio::spawn(rounds.run(client, out, doors, stop.clone()));
 

@@ -62,7 +62,7 @@ fn mixed() -> serde_json::Value {
             key: ObjectKey::new("serving", format!("waiting-{number:05}")),
             created: Millis(0),
             phase: Phase::Pending,
-            shape: waiting(number),
+            shape: waiting(number).into(),
         });
     }
     let policy = Policy::default();
@@ -105,7 +105,7 @@ fn one_pod() -> serde_json::Value {
             key: ObjectKey::new("serving", format!("waiting-{round:05}")),
             created: Millis(0),
             phase: Phase::Pending,
-            shape: waiting(round),
+            shape: waiting(round).into(),
         };
         let (began, wall) = (cpu(), Instant::now());
         world.set_pod(&pod);
@@ -313,7 +313,7 @@ fn node(snapshot: &mut Snapshot, number: usize, pods: usize) {
                 node: name.clone(),
                 progress: Progress::Running,
             },
-            shape,
+            shape: shape.into(),
         });
     }
     snapshot.nodes.push(Node {

@@ -286,7 +286,7 @@ pub(crate) fn read(text: &str) -> Result<(Snapshot, Policy), Error> {
                     progress: Progress::Running,
                 },
             },
-            shape: shape(pod)?,
+            shape: shape(pod)?.into(),
         });
     }
     let policy = Policy {

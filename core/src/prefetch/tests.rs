@@ -81,7 +81,8 @@ fn pod(name: &str, phase: Phase, items: &[Item]) -> Pod {
         shape: Shape {
             items: items.to_vec(),
             ..Shape::default()
-        },
+        }
+        .into(),
     }
 }
 

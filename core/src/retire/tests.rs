@@ -142,7 +142,8 @@ impl World {
                 labels: Labels::from([("app".to_owned(), "a".to_owned())]),
                 requests: Resources::new().with(CPU, cpu).with(MEMORY, cpu << 20),
                 ..Shape::default()
-            },
+            }
+            .into(),
         });
         self.snapshot.pods.last_mut().unwrap()
     }

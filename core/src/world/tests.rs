@@ -86,7 +86,7 @@ fn pod(number: u8, flavour: u8, node: Option<u8>, progress: Progress) -> Pod {
             node: format!("node-{node}"),
             progress,
         }),
-        shape: shape(flavour),
+        shape: shape(flavour).into(),
     }
 }
 

@@ -286,7 +286,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let group = weighted(0.2, (0_usize..2, select(vec!["", "head"])));
     (basics, company, place, wishes, group).prop_map(|(basics, company, place, wishes, group)| {
         let (millicores, gib, gpus, app, priority) = basics;
-        let mut shape = pod("", |_| {}).shape;
+        let mut shape = Shape::from(pod("", |_| {}).shape);
         shape.requests = requests(millicores, gib);
         if gpus > 0 {
             shape.requests.set(NVIDIA_GPU, gpus);
@@ -390,7 +390,7 @@ fn wishes() -> impl Strategy<Value = fn(&mut Shape)> {
 fn daemons() -> impl Strategy<Value = Shape> {
     (100_i64..600, weighted(0.3, node_terms()), any::<bool>()).prop_map(
         |(millicores, wanted, everywhere)| {
-            let mut shape = pod("", |_| {}).shape;
+            let mut shape = Shape::from(pod("", |_| {}).shape);
             shape.requests = requests(millicores, 0);
             shape.eviction = Eviction::Daemon;
             shape.node_affinity.extend(wanted);

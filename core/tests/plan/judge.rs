@@ -188,7 +188,8 @@ fn a_node_holds_no_more_than_it_has_daemons_included() {
     full.passes();
     let daemon = pod("d", |shape| shape.requests = requests(100, 1)).shape;
     let world = World::usual().with(replicas("p", 2, |_| {}));
-    let over = hand(world.but(|s| s.daemons.push(daemon))).buy("m.small", "a", &["p-0", "p-1"]);
+    let over =
+        hand(world.but(|s| s.daemons.push(daemon.into()))).buy("m.small", "a", &["p-0", "p-1"]);
     match &over.violations()[..] {
         [
             Violation::Overfull {
@@ -212,7 +213,7 @@ fn a_daemon_that_is_there_is_not_counted_twice() {
     });
     let world = World::usual();
     let node = world.node("n", "m.small", "a");
-    let shape = daemon.shape.clone();
+    let shape = daemon.shape.clone().into();
     let world = world
         .with_node(node)
         .with([on("n", daemon), pod("p", |_| {})])

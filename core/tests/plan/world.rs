@@ -229,7 +229,7 @@ pub(crate) fn pod(name: &str, change: impl FnOnce(&mut Shape)) -> Pod {
         key: ObjectKey::new(&shape.namespace, name),
         created: Millis(0),
         phase: Phase::Pending,
-        shape,
+        shape: shape.into(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::moment::Moment;
 
 /// How late a thing may first be seen, and still counts.
-const LATEST: Duration = Duration::from_secs(3600);
+pub(super) const LATEST: Duration = Duration::from_secs(3600);
 
 /// Things that are remembered.
 const REMEMBERED: usize = 16_384;
@@ -45,6 +45,11 @@ impl Once {
             self.floor = self.floor.max(Moment(at.0.saturating_add(1)));
             self.counted.remove(&id);
         }
+    }
+
+    /// Whether what happened then may have to be counted.
+    pub(crate) fn is_news(&self, at: Moment) -> bool {
+        at >= self.floor
     }
 
     /// Whether what happened then is to be counted. It is counted from now on.

@@ -28,10 +28,8 @@ pub(crate) async fn fill(client: Client, shelf: Arc<Shelf>, problems: mpsc::Send
         &problems,
         Kind::Pod,
         |shelf, change| match change {
-            Change::Now(pod) => shelf.pod(pod),
-            Change::Gone(pod) => {
-                shelf.pod_gone(&pod.namespace().unwrap_or_default(), &pod.name_any());
-            }
+            Change::Now(pod) => shelf.pod(&pod),
+            Change::Gone(pod) => shelf.pod_gone(&pod),
         },
     );
     let nodes = watch::<Node>(
@@ -40,7 +38,7 @@ pub(crate) async fn fill(client: Client, shelf: Arc<Shelf>, problems: mpsc::Send
         &problems,
         Kind::Node,
         |shelf, change| match change {
-            Change::Now(node) => shelf.node(node),
+            Change::Now(node) => shelf.node(&node),
             Change::Gone(node) => shelf.gone(Kind::Node, &node.name_any()),
         },
     );
@@ -51,7 +49,7 @@ pub(crate) async fn fill(client: Client, shelf: Arc<Shelf>, problems: mpsc::Send
             &problems,
             Kind::Claim,
             |shelf, change| match change {
-                Change::Now(claim) => shelf.claim(claim),
+                Change::Now(claim) => shelf.claim(Arc::new(claim)),
                 Change::Gone(claim) => shelf.gone(Kind::Claim, &claim.name_any()),
             },
         );
@@ -62,7 +60,7 @@ pub(crate) async fn fill(client: Client, shelf: Arc<Shelf>, problems: mpsc::Send
             &problems,
             Kind::Cache,
             |shelf, change| match change {
-                Change::Now(cache) => shelf.cache(cache),
+                Change::Now(cache) => shelf.cache(Arc::new(cache)),
                 Change::Gone(cache) => shelf.gone(Kind::Cache, &cache.name_any()),
             },
         );
@@ -70,9 +68,9 @@ pub(crate) async fn fill(client: Client, shelf: Arc<Shelf>, problems: mpsc::Send
 }
 
 /// What became of an object.
-enum Change<'a, K> {
-    Now(&'a K),
-    Gone(&'a K),
+enum Change<K> {
+    Now(K),
+    Gone(K),
 }
 
 async fn watch<K>(
@@ -80,7 +78,7 @@ async fn watch<K>(
     shelf: &Shelf,
     problems: &mpsc::Sender<String>,
     kind: Kind,
-    put: fn(&Shelf, Change<'_, K>),
+    put: fn(&Shelf, Change<K>),
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -90,8 +88,11 @@ async fn watch<K>(
     while let Some(event) = stream.next().await {
         match event {
             Ok(Event::Init) => shelf.list_begins(kind),
-            Ok(Event::InitApply(object) | Event::Apply(object)) => put(shelf, Change::Now(&object)),
-            Ok(Event::Delete(object)) => put(shelf, Change::Gone(&object)),
+            Ok(Event::InitApply(mut object) | Event::Apply(mut object)) => {
+                object.meta_mut().managed_fields = None;
+                put(shelf, Change::Now(object));
+            }
+            Ok(Event::Delete(object)) => put(shelf, Change::Gone(object)),
             Ok(Event::InitDone) => shelf.list_done(kind),
             Err(error) => {
                 let plural = K::plural(&());

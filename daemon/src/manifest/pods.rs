@@ -101,7 +101,7 @@ impl<'a> Maker<'a> {
                     progress: progress(pod),
                 },
             },
-            shape,
+            shape: shape.into(),
         });
     }
 }

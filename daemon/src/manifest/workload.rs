@@ -167,7 +167,7 @@ impl<'a> Maker<'a> {
                 key: ObjectKey::new(template.namespace, name),
                 created: Millis(0),
                 phase: Phase::Pending,
-                shape,
+                shape: shape.into(),
             });
         }
     }

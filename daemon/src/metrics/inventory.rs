@@ -68,6 +68,10 @@ impl Metrics {
         let Some(verified) = item.verified.as_ref().map(Moment::at) else {
             return;
         };
+        // Nearly all of what there is was counted long ago.
+        if !once.is_news(verified) {
+            return;
+        }
         let name = item.image.as_ref().or(item.model.as_ref());
         let name = name.map_or("", String::as_str);
         let id = format!("{} {name} {} {}", cache.name_any(), item.files, verified.0);

@@ -350,13 +350,10 @@ impl Reason {
     }
 
     /// The cloud took it.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) const INTERRUPTED: Self = Self("Interrupted");
     /// It never joined the cluster.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) const NEVER_JOINED: Self = Self("NeverJoined");
     /// Somebody deleted its claim.
-    #[allow(dead_code, reason = "rounds do not count this yet")]
     pub(crate) const DELETED: Self = Self("Deleted");
 
     /// All that [`refused`](Self::refused) gives.

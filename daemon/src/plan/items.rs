@@ -239,7 +239,7 @@ pub(crate) fn complete(snapshot: &mut Snapshot, given: Given) -> Vec<String> {
         // Two names of one thing are one thing.
         given.remove(name);
     }
-    let pods = snapshot.pods.iter().map(|pod| &pod.shape);
+    let pods = snapshot.pods.iter().map(|pod| &*pod.shape);
     let shapes = pods.chain(&snapshot.daemons);
     let items: BTreeSet<&Item> = shapes.flat_map(|shape| &shape.items).collect();
     let sizes = items.into_iter().map(|item| {

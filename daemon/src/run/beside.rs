@@ -11,14 +11,14 @@ use anyhow::Result;
 use axum::Router;
 use clap::Args;
 use kube::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::lease::Lead;
 use crate::admission::command::PartArgs;
 use crate::admission::{self, Counts, Turn};
 use crate::ledger::Moment;
-use crate::ledger::clerk::{Clerk, Report};
+use crate::ledger::clerk::{Clerk, ListPrice, Report};
 use crate::ledger::shelf::Shelf;
 use crate::ledger::trace::{self, TraceArgs};
 use crate::metrics::label::{Admitted, Opened};
@@ -36,32 +36,25 @@ pub(crate) struct BesideArgs {
     trace: TraceArgs,
 }
 
+/// What the ledger reads.
+pub(super) struct Feed {
+    /// The objects.
+    pub(super) shelf: Arc<Shelf>,
+    /// What offerings cost on demand.
+    pub(super) list_price: Arc<ListPrice>,
+}
+
 /// Starts the ledger, and returns its pages.
 ///
 /// # Errors
 /// When traces cannot be sent to where they are to go.
 pub(super) fn ledger(
-    client: &Client,
+    feed: Feed,
     args: &BesideArgs,
     metrics: &Arc<Metrics>,
     lead: &Lead,
     stop: &CancellationToken,
 ) -> Result<Router> {
-    let shelf = Arc::new(Shelf::default());
-    let (say, mut problems) = mpsc::channel(1);
-    let filled = crate::ledger::watch::fill(client.clone(), Arc::clone(&shelf), say);
-    let stopped = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = filled => {}
-            () = stopped.cancelled() => {}
-        }
-    });
-    tokio::spawn(async move {
-        while let Some(problem) = problems.recv().await {
-            tracing::warn!(problem, "the ledger misses objects");
-        }
-    });
     let traces = trace::sender(&args.trace, stop.clone()).map_err(anyhow::Error::msg)?;
     let (shown, latest) = watch::channel(Arc::<Report>::default());
     let (metrics, mut lead, stop) = (Arc::clone(metrics), lead.clone(), stop.clone());
@@ -79,10 +72,9 @@ pub(super) fn ledger(
                 clerk = clerk.tell(traces.clone());
             }
             let end = stop.child_token();
-            let list_price = Arc::new(|_: &headstart_api::ClaimOffering| None);
             let following = clerk.follow(
-                Arc::clone(&shelf) as _,
-                list_price,
+                Arc::clone(&feed.shelf) as _,
+                Arc::clone(&feed.list_price),
                 shown.clone(),
                 end.clone(),
             );

@@ -63,6 +63,11 @@ impl Calls {
         }
     }
 
+    /// The provider's word.
+    pub(super) fn provider(&self) -> &'static str {
+        self.provider.name()
+    }
+
     /// Whether the provider said that this claim has no instance any more.
     pub(super) fn is_released(&self, claim: &str) -> bool {
         self.released.contains(claim)

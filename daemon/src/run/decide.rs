@@ -2,9 +2,10 @@
 //! over from nodes that are gone. Nothing is chosen here, and nothing awaited.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
 
-use headstart_api::{NodeCacheSpec, NodeClaim, names};
+use headstart_api::NodeCacheSpec;
 use headstart_core::cache::Item;
 use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeState};
@@ -12,16 +13,16 @@ use headstart_core::plan::{NewNode, Plan, Prefetch, RetirementPlan, Target};
 use headstart_core::pod::{ObjectKey, Phase, Progress};
 use headstart_core::reason::NotServed;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::announced::Announced;
 use super::claim;
 use super::drift;
-use super::intent;
+use super::intent::{self, Inputs, Owner, Seen};
 use super::nodes::{Replacing, cache_name};
 use super::round::Rounds;
 use super::say::{Reason, Say};
+use super::tally::Goes;
 use super::write::{Cache, Write};
 use crate::plan::words;
 
@@ -40,7 +41,7 @@ impl Rounds {
         &mut self,
         plan: &Plan,
         lists: &[Prefetch],
-        retirement: &RetirementPlan,
+        retirement: Option<&RetirementPlan>,
         now: Millis,
     ) -> Vec<Write> {
         let mut writes = Vec::new();
@@ -58,7 +59,9 @@ impl Rounds {
                 let list = lists.get(&Target::New(number)).copied();
                 writes.push(self.buy(node, number, list, now));
             }
-            self.give_back(retirement, plan.nodes.len(), &mut writes, now);
+            if let Some(retirement) = retirement {
+                self.give_back(retirement, plan.nodes.len(), &mut writes, now);
+            }
             self.say_unserved(plan, now);
         }
         self.intents(&lists, &mut writes);
@@ -95,12 +98,12 @@ impl Rounds {
         );
         self.announcing.insert(name.clone(), note);
         let cache = Cache {
-            labels: labels_of(&name, Some(&claim), None),
+            labels: intent::labels_of(&name, Some(&claim), None),
             name,
             owner: None,
             spec: NodeCacheSpec {
                 generation: 1,
-                items: intent::items(list, [], &self.mind),
+                items: intent::items(&intent::wanted(list, [], &self.mind)),
             },
         };
         Write::Buy(Box::new(cache), Box::new(claim))
@@ -123,10 +126,8 @@ impl Rounds {
             writes.push(write);
         }
         for retired in &retirement.retire {
-            let claim = self.mind.node(&retired.node).and_then(|node| {
-                let name = node.labels.get(names::NODE_CLAIM)?;
-                self.picture.claims.get(name).cloned()
-            });
+            let claim = self.mind.claim_of(&retired.node);
+            let claim = claim.and_then(|name| self.picture.claims.get(name).cloned());
             let Some(claim) = claim.filter(|it| it.metadata.deletion_timestamp.is_none()) else {
                 continue;
             };
@@ -139,6 +140,7 @@ impl Rounds {
                 })
                 .collect();
             let why = words::disruption(retired.reason);
+            self.goes_for(&claim.name_any(), Goes::Retired(retired.reason));
             let saves = retired.saves;
             tracing::info!(node = retired.node, why, %saves, "a node is given back");
             self.speaker.say(Say {
@@ -175,8 +177,8 @@ impl Rounds {
         replacing
     }
 
-    /// What nodes that exist or are on their way are to have.
-    fn intents(&self, lists: &BTreeMap<&Target, &Prefetch>, writes: &mut Vec<Write>) {
+    /// What nodes that exist or are on their way are to have. One that was told so is not told again.
+    fn intents(&mut self, lists: &BTreeMap<&Target, &Prefetch>, writes: &mut Vec<Write>) {
         let mut used: HashMap<&str, Vec<&Item>> = HashMap::new();
         for pod in &self.mind.snapshot.pods {
             if let Phase::Bound { node, progress } = &pod.phase
@@ -186,71 +188,54 @@ impl Rounds {
                 used.entry(node).or_default().extend(&pod.shape.items);
             }
         }
+        let mut told = HashMap::new();
         for node in &self.mind.snapshot.nodes {
             if node.state == NodeState::Leaving {
                 continue;
             }
             let list = lists.get(&Target::Node(node.name.clone())).copied();
             let used = used.remove(node.name.as_str()).unwrap_or_default();
-            writes.extend(self.intent(node, list, used));
+            let inputs = self.inputs(node, list, used);
+            let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(&inputs);
+            let write = match self.told.get(&node.name) {
+                Some(same) if *same == number => None,
+                _ => inputs.write(),
+            };
+            match write {
+                // Until it was written it is looked at again.
+                Some(write) => writes.push(write),
+                None => drop(told.insert(node.name.clone(), number)),
+            }
         }
+        self.told = told;
     }
 
-    fn intent(&self, node: &Node, list: Option<&Prefetch>, used: Vec<&Item>) -> Option<Write> {
-        let claim = node.labels.get(names::NODE_CLAIM);
-        let claim = claim
-            .and_then(|name| self.picture.claims.get(name))
-            .map(|it| &**it);
+    fn inputs<'a>(
+        &'a self,
+        node: &'a Node,
+        list: Option<&'a Prefetch>,
+        used: Vec<&'a Item>,
+    ) -> Inputs<'a> {
+        let picture = &self.picture;
+        let claim = self.mind.claim_of(&node.name);
+        let claim = claim.and_then(|name| picture.claims.get(name));
+        let claim = claim.map(|claim| &**claim);
         let name = cache_name(node, claim);
-        let before = self.picture.caches.get(&name).map(|seen| &seen.object);
-        if before.is_none() && !intent::is_told(node) {
-            return None;
-        }
-        let seen = self
-            .picture
-            .nodes
-            .get(&node.name)
-            .map(|seen| &seen.raw.object);
-        let owner = match (claim, seen) {
-            (Some(claim), _) => claim.controller_owner_ref(&()),
-            (None, Some(node)) => node.controller_owner_ref(&()),
-            (None, None) => self.picture.announced.get(&name).map(Announced::owner),
+        let registered = picture.nodes.get(&node.name);
+        let announced = match (claim, registered) {
+            (None, None) => picture.announced.get(&name).map(Announced::owner),
+            _ => None,
         };
-        let owner = owner.map(|owner| OwnerReference {
-            controller: None,
-            block_owner_deletion: None,
-            ..owner
-        });
-        let of = before.and_then(|it| it.metadata.owner_references.as_ref()?.first());
-        if let (Some(before), Some(of), Some(owner)) = (before, of, &owner)
-            && of.uid != owner.uid
-        {
-            // Another machine has the name now: nothing that was said of the old one holds.
-            return Some(Write::RemoveCache {
-                name,
-                uid: before.uid(),
-            });
-        }
-        let items = intent::items(list, used, &self.mind);
-        let labels = labels_of(&name, claim, seen.map(|_| node.name.as_str()));
-        let spec = intent::next(before.map(|it| &it.spec), items);
-        let lacks = before.is_some_and(|it| {
-            (of.is_none() && owner.is_some())
-                || labels
-                    .iter()
-                    .any(|(key, value)| it.labels().get(key) != Some(value))
-        });
-        let spec = match (spec, before) {
-            (Some(spec), _) => spec,
-            (None, Some(before)) if lacks => before.spec.clone(),
-            _ => return None,
-        };
-        Some(Write::Cache(Box::new(Cache {
+        Inputs {
+            before: picture.caches.get(&name).map(|seen| Seen(&*seen.object)),
+            announced: announced.map(Owner),
             name,
-            owner,
-            labels,
-            spec,
-        })))
+            node: &node.name,
+            is_told: intent::is_told(node),
+            claim: claim.map(Seen),
+            registered: registered.map(|seen| seen.raw.object.metadata.uid.as_deref()),
+            wanted: intent::wanted(list, used, &self.mind),
+        }
     }
 
     /// Node caches that belong to nothing any more.
@@ -325,16 +310,4 @@ fn codes(why: &NotServed) -> String {
         NotServed::Impossible { what } => what.clone(),
         NotServed::Group { group, role, .. } => format!("{group} {role}"),
     }
-}
-
-fn labels_of(name: &str, claim: Option<&NodeClaim>, node: Option<&str>) -> Vec<(String, String)> {
-    let mut labels = Vec::new();
-    if let Some(claim) = claim {
-        labels.push((names::NODE_CLAIM.to_owned(), name.to_owned()));
-        labels.push((names::NODE_POOL.to_owned(), claim.spec.node_pool.clone()));
-    }
-    if let Some(node) = node.filter(|node| node.len() <= 63) {
-        labels.push((names::NODE.to_owned(), node.to_owned()));
-    }
-    labels
 }

@@ -1,14 +1,19 @@
 //! What the loop says about itself: to probes here, to Prometheus through the daemon's metrics.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use headstart_api::ClaimOffering;
+use headstart_core::money::HourlyPrice;
+use headstart_core::offer::CapacityType;
 use headstart_core::plan::{Plan, Prefetch, RetirementPlan};
 
 use super::write::{Done, NotDone, Write};
 use crate::metrics::Metrics;
 use crate::metrics::label::{Outcome, Phase, RoundEnd};
+use crate::provider::Offers;
 
 /// How long the loop may take for a round before it counts as stuck.
 const STUCK: u64 = 300;
@@ -18,6 +23,7 @@ const STUCK: u64 = 300;
 pub(super) struct Gauges {
     is_ready: AtomicBool,
     last_round: AtomicU64,
+    on_demand: RwLock<HashMap<(String, String), HourlyPrice>>,
     metrics: Arc<Metrics>,
 }
 
@@ -36,8 +42,38 @@ impl Gauges {
         Self {
             is_ready: AtomicBool::new(false),
             last_round: AtomicU64::new(seconds()),
+            on_demand: RwLock::default(),
             metrics,
         }
+    }
+
+    /// Where everything is counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// This is sold, at these prices.
+    pub(super) fn sells(&self, offers: &Offers) {
+        let on_demand = offers.offerings.iter().filter_map(|offering| {
+            let kind = offers.types.get(offering.instance_type)?;
+            let listed = offering.capacity_type == CapacityType::OnDemand;
+            listed.then(|| ((kind.name.clone(), offering.zone.clone()), offering.price))
+        });
+        let prices = on_demand.collect();
+        *self
+            .on_demand
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = prices;
+    }
+
+    /// What an offering costs on demand, whatever its capacity type; none before that is known.
+    pub(super) fn list_price(&self, offering: &ClaimOffering) -> Option<HourlyPrice> {
+        let prices = self
+            .on_demand
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let key = (offering.instance_type.clone(), offering.zone.clone());
+        prices.get(&key).copied()
     }
 
     /// The loop looked at the world, and whether it plans now.

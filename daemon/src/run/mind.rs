@@ -3,19 +3,19 @@
 //! An object that is as it was costs nothing. Items are replaced by what they were resolved to as soon
 //! as the resolver knows; one that is not resolved stays as it was written and is not fetched.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use headstart_api::names;
 use headstart_core::cache::{Inventory, Item, ItemSize};
 use headstart_core::label::ARCH;
 use headstart_core::money::Millis;
 use headstart_core::node::Node;
 use headstart_core::offer::{Arch, InstanceType, Offering};
 use headstart_core::plan::{Plan, Prefetch};
-use headstart_core::pod::{Group, ObjectKey, Phase, Pod, Shape};
+use headstart_core::pod::{Group, ObjectKey, Phase, Pod, Shape, SharedShape};
 use headstart_core::pool::NodePool;
 use headstart_core::prefetch::prefetch;
-use headstart_core::retire::retire;
 use headstart_core::snapshot::{Policy, Snapshot, Wish};
 use headstart_core::world::World;
 
@@ -25,6 +25,9 @@ use crate::resolve::Resolved;
 
 /// Most items whose sizes are remembered before those that nobody uses are forgotten.
 const MOST_ITEMS: usize = 4096;
+
+/// How many shapes without a pod are kept before they are dropped.
+const SPARE_SHAPES: usize = 256;
 
 /// Finds what a tag or a branch stands for, and how many bytes that is.
 pub(crate) trait Resolve: Send + Sync {
@@ -38,11 +41,17 @@ pub(crate) trait Resolve: Send + Sync {
 /// The world as it is planned with.
 pub(super) struct Mind {
     pub(super) snapshot: Snapshot,
-    policy: Policy,
+    pub(super) policy: Policy,
     world: Option<World>,
     resolver: Arc<dyn Resolve>,
     pods: HashMap<ObjectKey, usize>,
     nodes: HashMap<String, usize>,
+    /// The claims of nodes.
+    claims: HashMap<String, String>,
+    /// One of each that pods have.
+    shapes: HashSet<SharedShape>,
+    /// The number of shapes at which unused ones are looked for.
+    compact_at: usize,
     /// Pods with an item that is not resolved.
     unresolved: BTreeSet<ObjectKey>,
     /// Names under which pods ask for what was resolved.
@@ -61,6 +70,9 @@ impl Mind {
             resolver,
             pods: HashMap::new(),
             nodes: HashMap::new(),
+            claims: HashMap::new(),
+            shapes: HashSet::new(),
+            compact_at: SPARE_SHAPES,
             unresolved: BTreeSet::new(),
             names: BTreeMap::new(),
             pins_arch: false,
@@ -98,6 +110,7 @@ impl Mind {
         if self.pins_arch && pod.phase == Phase::Pending {
             pin_arch(&mut pod.shape);
         }
+        self.share(&mut pod.shape);
         let slot = self.pods.get(&pod.key).copied();
         if slot.is_some_and(|index| self.snapshot.pods[index] == pod) {
             return;
@@ -111,6 +124,18 @@ impl Mind {
                 self.pods.insert(pod.key.clone(), self.snapshot.pods.len());
                 self.snapshot.pods.push(pod);
             }
+        }
+    }
+
+    /// Replicas have one shape, and one copy of it.
+    fn share(&mut self, shape: &mut SharedShape) {
+        if let Some(known) = self.shapes.get(shape) {
+            return shape.clone_from(known);
+        }
+        self.shapes.insert(shape.clone());
+        if self.shapes.len() > self.compact_at {
+            self.shapes.retain(SharedShape::is_shared);
+            self.compact_at = 2 * self.shapes.len() + SPARE_SHAPES;
         }
     }
 
@@ -129,8 +154,18 @@ impl Mind {
         }
     }
 
-    /// Takes a node as it is now.
-    pub(super) fn set_node(&mut self, node: Node) {
+    /// The claim that a node was bought by.
+    pub(super) fn claim_of(&self, node: &str) -> Option<&str> {
+        self.claims.get(node).map(String::as_str)
+    }
+
+    /// Takes a node as it is now. The label that names its claim is kept apart: with it no two nodes
+    /// would look the same to a pod, and every one would be asked by itself.
+    pub(super) fn set_node(&mut self, mut node: Node) {
+        match node.labels.remove(names::NODE_CLAIM) {
+            Some(claim) => self.claims.insert(node.name.clone(), claim),
+            None => self.claims.remove(&node.name),
+        };
         let slot = self.nodes.get(&node.name).copied();
         if slot.is_some_and(|index| self.snapshot.nodes[index] == node) {
             return;
@@ -150,6 +185,7 @@ impl Mind {
 
     /// Forgets a node.
     pub(super) fn remove_node(&mut self, name: &str) {
+        self.claims.remove(name);
         let Some(index) = self.nodes.remove(name) else {
             return;
         };
@@ -258,14 +294,12 @@ impl Mind {
         (plan, lists)
     }
 
-    /// Which nodes to give back once `plan` is carried out.
-    pub(super) fn retire(
-        &mut self,
-        book: &Book,
-        plan: &Plan,
-    ) -> headstart_core::plan::RetirementPlan {
-        self.snapshot.pod_budgets = book.budgets(&self.snapshot.pods);
-        retire(&self.snapshot, &self.policy, plan)
+    /// The snapshot as it is, to find out which nodes to give back. Pods share their shapes with it.
+    pub(super) fn copy(&self, book: &Book) -> Snapshot {
+        Snapshot {
+            pod_budgets: book.budgets(&self.snapshot.pods),
+            ..self.snapshot.clone()
+        }
     }
 
     fn resolve(&mut self, pod: &mut Pod) {
@@ -331,5 +365,40 @@ fn pin_arch(shape: &mut Shape) {
     if !affinity.any(|e| e.key == ARCH) && !shape.node_selector.contains_key(ARCH) {
         let amd64 = Arch::Amd64.as_str().to_owned();
         shape.node_selector.insert(ARCH.to_owned(), amd64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Resolve for Nobody {
+        fn look_up(&self, _: &Item) -> Option<Resolved> {
+            None
+        }
+
+        fn is_asking(&self, _: &Item) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn nodes_of_different_claims_look_the_same_and_their_claims_are_known() {
+        let mut mind = Mind::new(Policy::default(), Arc::new(Nobody));
+        let claim = headstart_api::NodeClaim::new("a", headstart_api::NodeClaimSpec::default());
+        let mut node = super::super::claim::in_flight(&claim, Millis(1));
+        node.labels = BTreeMap::from([
+            ("zone".to_owned(), "a".to_owned()),
+            (names::NODE_CLAIM.to_owned(), "a".to_owned()),
+        ]);
+        mind.set_node(node.clone());
+        assert_eq!(mind.claim_of("a"), Some("a"));
+        let kept = mind.node("a").map(|node| node.labels.len());
+        assert_eq!(kept, Some(1));
+        node.labels.remove(names::NODE_CLAIM);
+        mind.set_node(node);
+        assert_eq!(mind.claim_of("a"), None);
     }
 }

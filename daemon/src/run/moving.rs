@@ -133,7 +133,8 @@ mod tests {
             shape: Shape {
                 eviction,
                 ..Shape::default()
-            },
+            }
+            .into(),
         }
     }
 

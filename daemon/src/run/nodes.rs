@@ -10,6 +10,7 @@ use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeState};
 use headstart_core::offer::{InstanceType, Rates};
 use headstart_core::pod::{Eviction, Phase, Progress};
+use headstart_core::snapshot::Snapshot;
 use kube::ResourceExt;
 
 use super::claim;
@@ -34,8 +35,6 @@ pub(super) struct Nodes {
     /// What runs on each node, and since when it is the same.
     settled: HashMap<String, (u64, Millis)>,
     moving: Moving,
-    /// Nodes that others waited for when it was last looked.
-    awaited: BTreeSet<String>,
 }
 
 /// Nodes that go once others are there.
@@ -189,22 +188,10 @@ impl Nodes {
 
     /// Says since when each node has been as empty or as full as it is, counted from when it could be
     /// used. One that others wait for is not given back before they are gone.
-    pub(super) fn note_use(&mut self, mind: &mut Mind, replacing: &Replacing, now: Millis) {
-        let mut running: HashMap<&str, (u64, bool)> = HashMap::new();
-        for pod in &mind.snapshot.pods {
-            let Phase::Bound { node, progress } = &pod.phase else {
-                continue;
-            };
-            if pod.shape.eviction == Eviction::Daemon || *progress == Progress::Terminating {
-                continue;
-            }
-            let mut hash = DefaultHasher::new();
-            pod.key.hash(&mut hash);
-            let entry = running.entry(node).or_default();
-            *entry = (entry.0 ^ hash.finish(), true);
-        }
+    pub(super) fn note_use(&mut self, snapshot: &mut Snapshot, replacing: &Replacing, now: Millis) {
+        let running = running(snapshot);
         let mut settled = HashMap::new();
-        for node in &mut mind.snapshot.nodes {
+        for node in &mut snapshot.nodes {
             let (hash, used) = running.get(node.name.as_str()).copied().unwrap_or_default();
             let before = self.settled.get(&node.name);
             let since = match before {
@@ -218,11 +205,42 @@ impl Nodes {
             node.disruption.forbidden |= replacing.new.contains(&node.name);
         }
         self.settled = settled;
-        // What nobody waits for any more is read again, and with it what forbids its removal.
-        let free = self.awaited.difference(&replacing.new).cloned();
-        self.young.extend(free);
-        self.awaited.clone_from(&replacing.new);
     }
+
+    /// Nodes on which nothing has changed since their use was last noted.
+    pub(super) fn as_they_were<'a>(&self, mind: &'a Mind) -> BTreeSet<&'a str> {
+        let running = running(&mind.snapshot);
+        let names = mind.snapshot.nodes.iter().map(|node| node.name.as_str());
+        names
+            .filter(|name| {
+                let (hash, _) = running.get(*name).copied().unwrap_or_default();
+                self.settled
+                    .get(*name)
+                    .is_some_and(|(same, _)| *same == hash)
+            })
+            .collect()
+    }
+}
+
+/// What runs on each node, as a number, and whether anything does.
+fn running(snapshot: &Snapshot) -> HashMap<String, (u64, bool)> {
+    let mut running: HashMap<String, (u64, bool)> = HashMap::new();
+    for pod in &snapshot.pods {
+        let Phase::Bound { node, progress } = &pod.phase else {
+            continue;
+        };
+        if pod.shape.eviction == Eviction::Daemon || *progress == Progress::Terminating {
+            continue;
+        }
+        let mut hash = DefaultHasher::new();
+        pod.key.hash(&mut hash);
+        let hash = hash.finish();
+        match running.get_mut(node) {
+            Some(entry) => entry.0 ^= hash,
+            None => drop(running.insert(node.clone(), (hash, true))),
+        }
+    }
+    running
 }
 
 /// Whether two views of a node in flight differ in nothing but when it is expected, by less than a
@@ -235,7 +253,10 @@ fn is_same_flight(before: &Node, after: &Node) -> bool {
     };
     let far = Millis(5_000);
     let near = *a - *b < far && *b - *a < far;
-    near && before.labels == after.labels
+    // Which claim a node is of is kept apart.
+    let labels = after.labels.iter();
+    let labels = labels.filter(|(key, _)| *key != names::NODE_CLAIM);
+    near && before.labels.iter().eq(labels)
         && before.taints == after.taints
         && before.allocatable == after.allocatable
         && before.rates == after.rates
@@ -250,7 +271,7 @@ pub(super) fn cache_name(node: &Node, claim: Option<&NodeClaim>) -> String {
 fn set_inventory(picture: &Picture, mind: &mut Mind, node: &str, cache: &str) {
     let found = picture.caches.get(cache).and_then(|seen| {
         seen.object.status.as_ref()?;
-        let (found, problems) = inventory(&placed("", cache, seen.object.clone()));
+        let (found, problems) = inventory(&placed("", cache, (*seen.object).clone()));
         if !problems.is_empty() {
             tracing::debug!(cache, ?problems, "parts of an inventory cannot be read");
         }

@@ -18,8 +18,9 @@ use serde_json::Value;
 
 use super::announced::Announced;
 use super::mind::Mind;
-use super::slim::{is_kept, slim_node, slim_pod};
+use super::slim;
 use super::watch::{Change, Kind, OPTIONAL, Object, REQUIRED, What};
+use crate::ledger::shelf::{self, Shelf};
 use crate::manifest::book::{self, Book, Problems, placed};
 use crate::manifest::object::Placed;
 use crate::manifest::{lws, pool, ray};
@@ -44,7 +45,7 @@ pub(super) struct SeenNode {
 /// A node cache, as far as the control plane reads it.
 #[derive(Debug)]
 pub(super) struct SeenCache {
-    pub(super) object: NodeCache,
+    pub(super) object: Arc<NodeCache>,
 }
 
 /// A pool as it was written, or why it cannot be read.
@@ -78,6 +79,8 @@ struct Listing {
 /// Everything.
 #[derive(Default)]
 pub(super) struct Picture {
+    /// Where the ledger reads the same objects.
+    shelf: Arc<Shelf>,
     pub(super) book: Book,
     pub(super) pods: HashMap<ObjectKey, SeenPod>,
     members: BTreeMap<ObjectKey, Arc<Placed<core::Pod>>>,
@@ -94,6 +97,14 @@ pub(super) struct Picture {
 }
 
 impl Picture {
+    /// Nothing yet. What comes is put on `shelf` as well.
+    pub(super) fn new(shelf: Arc<Shelf>) -> Self {
+        Self {
+            shelf,
+            ..Self::default()
+        }
+    }
+
     /// Whether every watch but that of pods has listed once.
     pub(super) fn is_ready_for_pods(&self) -> bool {
         let mut kinds = REQUIRED.iter().chain(&OPTIONAL);
@@ -132,6 +143,9 @@ impl Picture {
             }
             What::Begins => {
                 list.so_far = Some(HashSet::new());
+                if let Some(kind) = kind.shelved() {
+                    self.shelf.list_begins(kind);
+                }
             }
             What::Absent => {
                 list.complete = true;
@@ -145,7 +159,7 @@ impl Picture {
                 self.complete(kind, mind);
             }
             What::Listed(object) => {
-                let key = key_of(&object);
+                let key = object.key();
                 if let Some(so_far) = &mut list.so_far {
                     so_far.insert(key.clone());
                 }
@@ -153,11 +167,14 @@ impl Picture {
             }
             What::Is(object) => {
                 list.fails_since = None;
-                self.set(kind, key_of(&object), object, mind);
+                self.set(kind, object.key(), object, mind);
             }
             What::Gone(object) => {
                 list.fails_since = None;
-                let (namespace, name) = key_of(&object);
+                let (namespace, name) = object.key();
+                if let Object::Pod(pod) = &object {
+                    self.shelf.pod_gone(pod);
+                }
                 self.forget(kind, &namespace, &name, mind);
             }
         }
@@ -169,6 +186,9 @@ impl Picture {
         let Some(so_far) = list.so_far.take() else {
             return;
         };
+        if let Some(kind) = kind.shelved() {
+            self.shelf.list_done(kind);
+        }
         if kind == Kind::Pod {
             let gone: Vec<ObjectKey> = self
                 .pods
@@ -193,9 +213,13 @@ impl Picture {
             self.known.entry(kind).or_default().insert(key.clone());
         }
         match object {
-            Object::Pod(pod) => self.set_pod(namespace, name, *pod, mind),
+            Object::Pod(pod) => {
+                self.shelf.pod(&pod);
+                self.set_pod(namespace, name, *pod, mind);
+            }
             Object::Node(mut node) => {
-                slim_node(&mut node);
+                self.shelf.node(&node);
+                slim::node(&mut node);
                 changed.nodes.insert(name.to_owned());
                 let raw = placed("", name, *node);
                 self.nodes.insert(name.to_owned(), SeenNode { raw });
@@ -261,12 +285,20 @@ impl Picture {
                 };
                 self.pools.insert(name.to_owned(), seen);
             }
-            Kind::NodeClaim => match serde_json::from_value::<NodeClaim>(tree(object)) {
-                Ok(it) => self.set_claim(it),
+            Kind::NodeClaim => match serde_json::from_value(object.data) {
+                Ok(Parsed { spec, status }) => self.set_claim(NodeClaim {
+                    metadata: object.metadata,
+                    spec,
+                    status,
+                }),
                 Err(error) => tracing::error!(name, %error, "a claim cannot be read"),
             },
-            Kind::NodeCache => match serde_json::from_value::<NodeCache>(tree(object)) {
-                Ok(it) => self.set_cache(it),
+            Kind::NodeCache => match serde_json::from_value(object.data) {
+                Ok(Parsed { spec, status }) => self.set_cache(NodeCache {
+                    metadata: object.metadata,
+                    spec,
+                    status,
+                }),
                 Err(error) => tracing::error!(name, %error, "a node cache cannot be read"),
             },
             Kind::Prefetch => {
@@ -290,7 +322,8 @@ impl Picture {
     }
 
     /// Takes a claim as the API server gave it out.
-    pub(super) fn set_claim(&mut self, claim: NodeClaim) {
+    pub(super) fn set_claim(&mut self, mut claim: NodeClaim) {
+        slim::metadata(&mut claim.metadata);
         let name = claim.name_any();
         if let Some(node) = claim.status.as_ref().and_then(|it| it.node_name.clone()) {
             self.changed.nodes.insert(node);
@@ -312,12 +345,15 @@ impl Picture {
                 let node = nodes.next().map(|(name, _)| name.clone());
                 self.changed.nodes.extend(node);
             }
-            self.claims.insert(name, Arc::new(claim));
+            let claim = Arc::new(claim);
+            self.shelf.claim(Arc::clone(&claim));
+            self.claims.insert(name, claim);
         }
     }
 
     /// Takes a node cache as the API server gave it out.
-    pub(super) fn set_cache(&mut self, object: NodeCache) {
+    pub(super) fn set_cache(&mut self, mut object: NodeCache) {
+        slim::cache(&mut object);
         let name = object.name_any();
         let before = self.caches.get(&name);
         let older = before.is_some_and(|it| {
@@ -326,6 +362,8 @@ impl Picture {
         });
         if !older {
             self.changed.nodes.insert(name.clone());
+            let object = Arc::new(object);
+            self.shelf.cache(Arc::clone(&object));
             self.caches.insert(name, SeenCache { object });
         }
     }
@@ -333,11 +371,13 @@ impl Picture {
     /// Forgets a claim that this process saw go.
     pub(super) fn forget_claim(&mut self, name: &str) {
         self.claims.remove(name);
+        self.shelf.gone(shelf::Kind::Claim, name);
     }
 
     /// Forgets a node cache that this process removed.
     pub(super) fn forget_cache(&mut self, name: &str) {
         self.caches.remove(name);
+        self.shelf.gone(shelf::Kind::Cache, name);
         self.changed.nodes.insert(name.to_owned());
     }
 
@@ -354,6 +394,7 @@ impl Picture {
         match kind {
             Kind::Pod => self.forget_pod(&ObjectKey::new(namespace, name), mind),
             Kind::Node => {
+                self.shelf.gone(shelf::Kind::Node, name);
                 self.nodes.remove(name);
                 changed.nodes.insert(name.to_owned());
             }
@@ -416,7 +457,7 @@ impl Picture {
         if matches!(phase, Some("Succeeded" | "Failed")) {
             return self.forget_pod(&key, mind);
         }
-        slim_pod(&mut pod);
+        slim::pod(&mut pod);
         let uid = pod
             .metadata
             .uid
@@ -494,7 +535,7 @@ impl Picture {
             note(&raw, &problems);
             put(&raw, pod, mind);
             let key = ObjectKey::new(&raw.namespace, &raw.name);
-            if is_kept(&raw.object)
+            if slim::is_kept(&raw.object)
                 && let Some(seen) = self.pods.get_mut(&key)
             {
                 seen.raw = Some(Arc::new(raw));
@@ -540,29 +581,15 @@ fn instance(claim: &NodeClaim) -> Option<&str> {
     Some(&instance.provider_id)
 }
 
-fn tree(object: DynamicObject) -> Value {
-    serde_json::to_value(object).unwrap_or_default()
+/// An object of ours besides its metadata.
+#[derive(serde::Deserialize)]
+struct Parsed<Spec, Status> {
+    spec: Spec,
+    status: Option<Status>,
 }
 
-fn key_of(object: &Object) -> (String, String) {
-    let metadata = match object {
-        Object::Pod(it) => &it.metadata,
-        Object::Node(it) => &it.metadata,
-        Object::Namespace(it) => &it.metadata,
-        Object::VolumeClaim(it) => &it.metadata,
-        Object::Volume(it) => &it.metadata,
-        Object::StorageClass(it) => &it.metadata,
-        Object::CsiNode(it) => &it.metadata,
-        Object::PodBudget(it) => &it.metadata,
-        Object::PriorityClass(it) => &it.metadata,
-        Object::RuntimeClass(it) => &it.metadata,
-        Object::DaemonSet(it) => &it.metadata,
-        Object::Dynamic(it) => &it.metadata,
-    };
-    (
-        metadata.namespace.clone().unwrap_or_default(),
-        metadata.name.clone().unwrap_or_default(),
-    )
+fn tree(object: DynamicObject) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
 }
 
 /// Versions of one API server's objects grow.

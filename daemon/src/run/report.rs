@@ -33,7 +33,7 @@ impl Rounds {
                 node: node
                     .and_then(|node| self.picture.nodes.get(node))
                     .map(|seen| &seen.raw.object),
-                cache: self.picture.caches.get(&name).map(|seen| &seen.object),
+                cache: self.picture.caches.get(&name).map(|seen| &*seen.object),
                 complete: planned.is_some_and(|node| node.state == NodeState::Running),
                 instance: self.ensured.get(&name),
                 refused: self.refused.get(&name).cloned(),

@@ -4,7 +4,7 @@
 //! not lead keeps its picture up to date and does nothing else. Nothing is planned before every watch
 //! has listed once, nor while one has failed for [`STALE_LIMIT`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +12,7 @@ use headstart_agent::report::chain;
 use headstart_core::capacity::memory::CapacityMemory;
 use headstart_core::capacity::{Boots, Capacity};
 use headstart_core::money::Millis;
-use headstart_core::plan::Plan;
+use headstart_core::plan::{Plan, RetirementPlan};
 use headstart_core::pod::{ObjectKey, Phase};
 use headstart_core::pool::PoolState;
 use kube::Client;
@@ -26,12 +26,14 @@ use super::gauges::{Gauges, Took};
 use super::lease::Lead;
 use super::mind::Mind;
 use super::nodes::Nodes;
-use super::pace::Pace;
+use super::pace::{Pace, Spent};
 use super::picture::Picture;
+use super::retire::Retiring;
 use super::say::Speaker;
 use super::watch::{self, Change};
 use super::write::{Done, NotDone, Write, Writer};
 use crate::manifest::pool;
+use crate::metrics::label::Reason;
 use crate::plan::{form, now};
 use crate::provider::{Instance, Offers};
 
@@ -40,6 +42,9 @@ const STALE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often it is asked what is sold.
 const OFFERS_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often it is shown what was decided.
+const SHOW_EVERY: Duration = Duration::from_secs(10);
 
 /// How often what was learned is stored, if it changed.
 const STORE_EVERY: Duration = Duration::from_secs(20);
@@ -83,16 +88,23 @@ pub(super) struct Rounds {
     /// Statuses as they were last written, by kind and name.
     pub(super) pool_statuses: BTreeMap<String, headstart_api::NodePoolStatus>,
     pub(super) prefetch_statuses: BTreeMap<ObjectKey, headstart_api::PrefetchStatus>,
+    /// What the intent of each node was last made of, as a number, for nodes that know it.
+    pub(super) told: HashMap<String, u64>,
+    /// Claims that are going to go, and why.
+    pub(super) goes: BTreeMap<String, Reason>,
     /// Purchases that are planned.
     pub(super) batch: Batch,
     /// Claims whose boot was learned from.
     pub(super) learned: BTreeSet<String>,
-    plan: Plan,
+    pub(super) plan: Plan,
+    pub(super) retiring: Retiring,
+    /// What was last found out about nodes that stay and go.
+    retired: RetirementPlan,
     stored: Option<String>,
     recalled: bool,
     asked_list: Option<Instant>,
     asked_offers: Option<Instant>,
-    asked_retire: Option<Instant>,
+    shown: Option<Instant>,
     asked_store: Option<Instant>,
     number: u64,
 }
@@ -119,12 +131,14 @@ pub(super) struct Doors {
     pub(super) plans: mpsc::Receiver<oneshot::Sender<String>>,
     /// What the resolver learned.
     pub(super) resolved: mpsc::Receiver<()>,
+    /// Which nodes to give back.
+    pub(super) retired: mpsc::Receiver<(u64, RetirementPlan)>,
 }
 
 impl Rounds {
-    /// One that knows nothing.
+    /// One that knows what `picture` and `mind` do.
     pub(super) fn new(
-        mind: Mind,
+        (picture, mind, retiring): (Picture, Mind, Retiring),
         calls: Option<Calls>,
         writer: Writer,
         speaker: Speaker,
@@ -134,7 +148,7 @@ impl Rounds {
     ) -> Self {
         let batch = Batch::new(settings.batch_idle, settings.batch_most);
         Self {
-            picture: Picture::default(),
+            picture,
             mind,
             nodes: Nodes::default(),
             capacity: Capacity::default(),
@@ -156,14 +170,18 @@ impl Rounds {
             evicted: BTreeMap::new(),
             pool_statuses: BTreeMap::new(),
             prefetch_statuses: BTreeMap::new(),
+            told: HashMap::new(),
+            goes: BTreeMap::new(),
             batch,
             learned: BTreeSet::new(),
             plan: Plan::default(),
+            retiring,
+            retired: RetirementPlan::default(),
             stored: None,
             recalled: false,
             asked_list: None,
             asked_offers: None,
-            asked_retire: None,
+            shown: None,
             asked_store: None,
             number: 0,
         }
@@ -203,13 +221,14 @@ impl Rounds {
                     continue;
                 }
                 Some(()) = doors.resolved.recv() => {}
+                Some(answer) = doors.retired.recv() => self.retiring.answered(answer),
                 () = wait => {
                     if !self.picture.is_ready() && told.elapsed() > PATIENCE {
                         told = Instant::now();
                         info!(missing = ?self.picture.missing(), "waiting for the first lists");
                     }
-                    let took = self.round().await;
-                    pace.over(took, self.pause(), Instant::now());
+                    let spent = self.round().await;
+                    pace.over(spent, self.pause(), Instant::now());
                     continue;
                 }
             }
@@ -243,14 +262,16 @@ impl Rounds {
         self.ensured.clear();
         self.orphans.clear();
         self.hopeless.clear();
+        self.goes.clear();
+        self.retiring.forget();
         self.pool_statuses.clear();
         self.prefetch_statuses.clear();
         self.recalled = false;
         (self.asked_list, self.asked_offers) = (None, None);
     }
 
-    /// One round; says how long it took the processor.
-    async fn round(&mut self) -> Duration {
+    /// One round; says what it took.
+    async fn round(&mut self) -> Spent {
         let started = Instant::now();
         self.number += 1;
         let now = now();
@@ -260,7 +281,10 @@ impl Rounds {
         let leads = self.lead.is_held();
         self.gauges.observed(ready, leads);
         if !ready || !leads {
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         let stale = self.picture.stale_for(started);
         if stale > STALE_LIMIT {
@@ -268,34 +292,37 @@ impl Rounds {
                 seconds = stale.as_secs(),
                 "facts are too old; nothing is planned"
             );
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         if !self.recall().await {
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         self.ask_provider(started);
         if self.calls.is_some() && self.asked_offers.is_none() {
-            return started.elapsed();
+            return Spent {
+                processor: started.elapsed(),
+                writes: 0,
+            };
         }
         let (plan, lists) = self.mind.plan(now);
         let planned = started.elapsed();
-        let whole = due(&mut self.asked_retire, self.settings.retire_every);
-        let retirement = match whole && self.calls.is_some() {
-            true => {
-                let replaced = self.replaced();
-                self.nodes.note_use(&mut self.mind, &replaced, now);
-                self.mind.retire(&self.picture.book, &plan)
-            }
-            false => headstart_core::plan::RetirementPlan::default(),
-        };
-        if whole {
-            self.gauges.decided(&plan, &lists, &retirement);
+        let retirement = self.retirement(&plan);
+        let mut writes = self.decide(&plan, &lists, retirement.as_ref(), now);
+        if let Some(retirement) = retirement {
+            self.retired = retirement;
         }
-        let retired = started.elapsed();
-        let mut writes = self.decide(&plan, &lists, &retirement, now);
         let decided = started.elapsed();
         writes.extend(self.report());
         writes.extend(self.store());
+        if due(&mut self.shown, SHOW_EVERY) {
+            self.gauges.decided(&plan, &lists, &self.retired);
+        }
         self.plan = plan;
         let planning = started.elapsed();
         tracing::debug!(
@@ -303,7 +330,6 @@ impl Rounds {
             micros = planning.as_micros(),
             observed = observed.as_micros(),
             planned = planned.as_micros(),
-            retired = retired.as_micros(),
             decided = decided.as_micros(),
             writes = writes.len(),
             "a round is planned"
@@ -318,8 +344,14 @@ impl Rounds {
             whole: started.elapsed(),
         };
         self.gauges.round(took, &done);
+        let writes = u32::try_from(done.len()).unwrap_or(u32::MAX);
         self.applied(done);
-        planning
+        let copying = Instant::now();
+        self.ask_what_to_retire();
+        Spent {
+            processor: planning + copying.elapsed(),
+            writes,
+        }
     }
 
     /// Brings what is planned with up to date.
@@ -471,6 +503,7 @@ impl Rounds {
                 }
                 Ok(Done::Claim(claim)) => self.picture.set_claim(*claim),
                 Ok(Done::ClaimGone(name)) => {
+                    self.count_gone(&name);
                     self.picture.forget_claim(&name);
                     self.gone(&name);
                 }

@@ -8,7 +8,6 @@ use headstart_api::{NodeClaim, names};
 use headstart_core::capacity::{Outcome, Refusal as Refused, Scope};
 use headstart_core::money::Millis;
 use headstart_core::node::NodeState;
-use headstart_core::offer::Boot;
 use headstart_core::pod::ObjectKey;
 use kube::{Resource as _, ResourceExt as _};
 use tracing::{error, info, warn};
@@ -19,6 +18,7 @@ use super::life::{self, Facts, InstanceView, NodeFacts, NodeView, Replacement, S
 use super::round::Rounds;
 use super::say::{Reason, Say};
 use super::status::{is_tainted, ready_since};
+use super::tally::Goes;
 use super::write::{NotDone, Write};
 use crate::plan::now;
 use crate::provider::{Instance, InstanceState, Offers, Refusal};
@@ -201,7 +201,10 @@ impl Rounds {
                 let labels = vec![(claim::INITIALIZED.to_owned(), "true".to_owned())];
                 writes.push(Write::Label { node, labels });
             }
-            (Step::Keep, _) => writes.push(Write::ReplacedBy { name, by: None }),
+            (Step::Keep, _) => {
+                self.goes.remove(&name);
+                writes.push(Write::ReplacedBy { name, by: None });
+            }
             (Step::Taint, Some(node)) => writes.push(Write::Taint { node }),
             (Step::DeleteNode, Some(node)) => {
                 let seen = self.picture.nodes.get(&node);
@@ -313,6 +316,7 @@ impl Rounds {
     }
 
     fn give_up(&mut self, claim: &NodeClaim, why: Why) -> String {
+        self.goes_for(&claim.name_any(), Goes::Given(why));
         let (reason, note) = match why {
             Why::NotLaunched => (
                 Reason::ProviderRefused,
@@ -394,6 +398,7 @@ impl Rounds {
             offerings = offers.offerings.len(),
             "what is sold is known"
         );
+        self.gauges.sells(&offers);
         self.offers = offers;
         // What nodes are follows from their types.
         self.picture.changed.pools = true;
@@ -403,6 +408,10 @@ impl Rounds {
         let Some(claim) = self.picture.claims.get(name).cloned() else {
             return;
         };
+        match &result {
+            Ok(_) => self.count_given(&claim),
+            Err(refusal) => self.count_refused(refusal),
+        }
         let now = now();
         let offering = claim::offering(&claim);
         let mut record = |outcome: &Outcome| {
@@ -499,35 +508,6 @@ impl Rounds {
                 warn!(claim, "an instance without a claim is given back");
                 calls.release(&claim);
             }
-        }
-    }
-
-    /// Learns how long a node took to come up.
-    pub(super) fn learn(&mut self, claim: &NodeClaim) {
-        let Some(status) = &claim.status else { return };
-        let stages = &status.stages;
-        let (Some(from), Some(allocatable)) = (&stages.launched, &stages.gpu_allocatable) else {
-            return;
-        };
-        if !self.learned.insert(claim.name_any()) {
-            return;
-        }
-        let after = |time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
-            time.map_or(Millis(0), |time| {
-                claim::millis(Some(time.0)) - claim::millis(Some(from.0))
-            })
-        };
-        let boot = Boot {
-            agent: after(stages.agent_started.as_ref()),
-            ready: after(stages.ready.as_ref()),
-            allocatable: after(Some(allocatable)),
-        };
-        // One that was complete before this process began was learned from by another.
-        let age = now() - claim::millis(Some(allocatable.0));
-        if let Some(offering) = claim::offering(claim)
-            && age < Millis::from_secs(60)
-        {
-            self.boots.observe(&offering, boot, now());
         }
     }
 

@@ -12,7 +12,6 @@ use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, node::v1 as node};
 use k8s_openapi::api::{
     policy::v1 as policy, scheduling::v1 as scheduling, storage::v1 as storage,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -21,6 +20,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use super::slim;
+use crate::ledger::shelf;
 
 /// How many changes may wait to be taken; then watches wait.
 pub(super) const QUEUE: usize = 4096;
@@ -51,6 +53,19 @@ pub(super) enum Kind {
     KarpenterClaim,
 }
 
+impl Kind {
+    /// The row of the ledger's shelf that a kind is on.
+    pub(super) fn shelved(self) -> Option<shelf::Kind> {
+        match self {
+            Self::Pod => Some(shelf::Kind::Pod),
+            Self::Node => Some(shelf::Kind::Node),
+            Self::NodeClaim => Some(shelf::Kind::Claim),
+            Self::NodeCache => Some(shelf::Kind::Cache),
+            _ => None,
+        }
+    }
+}
+
 /// An object as it came.
 #[derive(Debug)]
 pub(super) enum Object {
@@ -67,6 +82,30 @@ pub(super) enum Object {
     DaemonSet(Box<apps::DaemonSet>),
     /// Of a kind that is decoded later, each by itself.
     Dynamic(Box<DynamicObject>),
+}
+
+impl Object {
+    /// Its namespace and name.
+    pub(super) fn key(&self) -> (String, String) {
+        let metadata = match self {
+            Self::Pod(it) => &it.metadata,
+            Self::Node(it) => &it.metadata,
+            Self::Namespace(it) => &it.metadata,
+            Self::VolumeClaim(it) => &it.metadata,
+            Self::Volume(it) => &it.metadata,
+            Self::StorageClass(it) => &it.metadata,
+            Self::CsiNode(it) => &it.metadata,
+            Self::PodBudget(it) => &it.metadata,
+            Self::PriorityClass(it) => &it.metadata,
+            Self::RuntimeClass(it) => &it.metadata,
+            Self::DaemonSet(it) => &it.metadata,
+            Self::Dynamic(it) => &it.metadata,
+        };
+        (
+            metadata.namespace.clone().unwrap_or_default(),
+            metadata.name.clone().unwrap_or_default(),
+        )
+    }
 }
 
 /// What a watch says.
@@ -227,12 +266,12 @@ fn spawn<K>(
                 None => return,
                 Some(Ok(Event::Init)) => What::Begins,
                 Some(Ok(Event::InitApply(mut object))) => {
-                    slim(object.meta_mut());
+                    slim::metadata(object.meta_mut());
                     What::Listed(wrap(object))
                 }
                 Some(Ok(Event::InitDone)) => What::Complete,
                 Some(Ok(Event::Apply(mut object))) => {
-                    slim(object.meta_mut());
+                    slim::metadata(object.meta_mut());
                     What::Is(wrap(object))
                 }
                 Some(Ok(Event::Delete(object))) => What::Gone(wrap(object)),
@@ -251,13 +290,6 @@ fn spawn<K>(
             }
         }
     });
-}
-
-fn slim(metadata: &mut ObjectMeta) {
-    metadata.managed_fields = None;
-    if let Some(annotations) = &mut metadata.annotations {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
 }
 
 fn code(error: &watcher::Error) -> Option<u16> {

@@ -23,9 +23,9 @@ use serde_json::{Value, json};
 use super::lease::Lead;
 use crate::metrics::label::{Object, Verb};
 
-/// Most writes of one round. With a round a second that is 200 a second at most, below what one client
-/// of an API server is let through with (priority and fairness, level `workload-low`, on three
-/// replicas).
+/// Most writes of one round, of one request each, but for a purchase (two) and a claim that is given up
+/// (three). The pace of rounds keeps them below 200 a second, which is below what one client of an API
+/// server is let through with (priority and fairness, level `workload-low`, on three replicas).
 pub(super) const MOST_WRITES: usize = 200;
 
 /// Writes at a time.

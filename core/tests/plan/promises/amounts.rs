@@ -33,7 +33,7 @@ fn two_daemons_that_each_fill_a_node_leave_no_room() {
             s.owner = Some(owner);
             s.requests = Resources::new().with(MEMORY, i64::MAX);
         });
-        daemon.shape
+        daemon.shape.into()
     };
     let world = World::usual()
         .with([pod("p", |_| {})])

@@ -92,7 +92,8 @@ fn daemons_take_room_where_they_would_run() {
                         s.tolerations.push(tolerates("t"));
                         change(s);
                     })
-                    .shape,
+                    .shape
+                    .into(),
                 );
             });
         planned(&world.with([pod("p", |s| {

@@ -31,6 +31,7 @@ fn daemon(change: impl FnOnce(&mut Shape)) -> Shape {
         change(s);
     })
     .shape
+    .into()
 }
 
 fn node_in(state: NodeState, name: &str) -> Node {
@@ -228,7 +229,7 @@ fn a_gpu_node_whose_gpus_are_not_allocatable_yet_is_upcoming_and_no_second_one_i
 fn daemons_that_are_there_are_not_counted_twice_and_those_to_come_once() {
     let agent = || daemon(|s| s.requests = requests(500, 1));
     let there = Pod {
-        shape: agent(),
+        shape: agent().into(),
         ..on("n", pod("agent-x", |_| {}))
     };
     let fits = |pods: Vec<Pod>| {
@@ -333,7 +334,7 @@ fn a_daemons_own_pod_that_waits_is_not_planned_beside_the_room_kept_for_it() {
             waiting.clone(),
             pod("p", |s| s.requests = requests(1500, 1)),
         ])
-        .but(|s| s.daemons.push(waiting.shape));
+        .but(|s| s.daemons.push(waiting.shape.into()));
     let plan = planned(&world);
     assert_eq!(plan.target("p"), Some(&Target::Node("n".to_owned())));
     assert_eq!((plan.placements.len(), plan.unserved.len()), (1, 0));
@@ -344,7 +345,7 @@ fn a_daemon_that_is_there_is_not_taken_for_one_of_another_namespace() {
     let world = World::usual();
     let node = world.node("n", "m.small", "a");
     let (x, y) = (daemon_of("x", "agent"), daemon_of("y", "agent"));
-    let shapes = vec![x.shape.clone(), y.shape];
+    let shapes = vec![x.shape.clone().into(), y.shape.into()];
     let world = world
         .with_node(node)
         .with([on("n", x), pod("p", |s| s.requests = requests(1500, 1))])
@@ -361,7 +362,7 @@ fn a_daemon_with_a_host_port_is_counted_when_a_new_resource_is_seen() {
         port: 9100,
     }]
     .into();
-    let world = World::usual().but(|s| s.daemons.push(agent.shape));
+    let world = World::usual().but(|s| s.daemons.push(agent.shape.into()));
     let first = pod("p", |s| s.requests = requests(1800, 1));
     let second = pod("q", |s| s.requests.set("example.com/new", 1));
     let mut kept = headstart_core::world::World::new(&world.snapshot, &world.policy);

@@ -15,7 +15,7 @@ fn pod(annotations: &str) -> String {
 }
 
 fn shape(annotations: &str) -> Shape {
-    snapshot(&pod(annotations)).pods.remove(0).shape
+    snapshot(&pod(annotations)).pods.remove(0).shape.into()
 }
 
 #[test]

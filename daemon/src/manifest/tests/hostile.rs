@@ -22,7 +22,7 @@ fn sound(bytes: &[u8]) -> Result<(), TestCaseError> {
             let shapes = snapshot
                 .pods
                 .iter()
-                .map(|pod| &pod.shape)
+                .map(|pod| &*pod.shape)
                 .chain(&snapshot.daemons);
             for shape in shapes {
                 for (name, amount) in shape.requests.iter() {

@@ -22,7 +22,7 @@ fn shape(spec: &str, others: &str) -> Shape {
     };
     let snapshot = snapshot(&pod(&spec, others));
     let found = snapshot.pods.into_iter().find(|pod| pod.key.name == "p");
-    found.unwrap().shape
+    found.unwrap().shape.into()
 }
 
 #[test]
