@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
+use crate::out;
+
 /// Print the CustomResourceDefinitions as YAML, to apply or to read
 #[derive(Debug, Args)]
 pub(crate) struct CrdArgs {
@@ -19,7 +21,7 @@ pub(crate) struct CrdArgs {
 pub(crate) fn command(args: &CrdArgs) -> ExitCode {
     match rendered(args.name.as_deref()) {
         Ok(text) => {
-            print!("{text}");
+            out::print(&text);
             ExitCode::SUCCESS
         }
         Err(problem) => {

@@ -13,6 +13,7 @@ use headstart_core::snapshot::Snapshot;
 use headstart_core::solve;
 
 use crate::kubectl::ClusterArgs;
+use crate::out;
 use crate::plan::input::{Assembled, Inputs, assemble};
 use crate::plan::{BAD_INPUT, NOT_SERVED, now, refused};
 
@@ -98,7 +99,7 @@ pub(crate) fn command(args: &ExplainArgs) -> ExitCode {
     };
     match answer {
         Ok(answer) => {
-            print!("{}", answer.text);
+            out::print(&answer.text);
             match answer.served {
                 Served::Yes => ExitCode::SUCCESS,
                 Served::No => ExitCode::from(NOT_SERVED),

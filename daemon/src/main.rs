@@ -13,6 +13,7 @@ mod kubectl;
 mod ledger;
 mod manifest;
 mod metrics;
+mod out;
 mod page;
 mod plan;
 mod provider;

@@ -10,7 +10,9 @@ use headstart_core::solve;
 
 use self::form::PlanForm;
 use self::input::{Assembled, Inputs, assemble};
+
 pub(crate) use self::table::pods;
+use crate::out;
 
 pub(crate) mod form;
 pub(crate) mod input;
@@ -55,7 +57,9 @@ pub(crate) fn command(args: &PlanArgs) -> ExitCode {
     };
     let plan = planned(&assembled);
     match rendered(&plan, args.output) {
-        Ok(text) => print!("{text}"),
+        Ok(text) => {
+            out::print(&text);
+        }
         Err(problem) => return refused(&[problem]),
     }
     if plan.unserved.is_empty() {

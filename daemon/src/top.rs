@@ -15,6 +15,7 @@ use crate::ledger::clerk::{EVERY, Source};
 use crate::ledger::files::Files;
 use crate::ledger::shelf::Shelf;
 use crate::ledger::{Moment, watch};
+use crate::out;
 
 pub(crate) mod table;
 
@@ -56,13 +57,15 @@ async fn show(args: &TopArgs) -> Result<(), String> {
         let objects = source.objects().unwrap_or_default();
         let text = table::top(&objects, namespace, Moment::now());
         if !args.watch {
-            print!("{text}");
+            out::print(&text);
             return Ok(());
         }
         if std::io::stdout().is_terminal() {
             let _ = console::Term::stdout().clear_screen();
         }
-        println!("{text}");
+        if !out::print(&format!("{text}\n")) {
+            return Ok(());
+        }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             _ = tokio::signal::ctrl_c() => return Ok(()),

@@ -1,6 +1,6 @@
 //! `headstart plan` and `headstart explain` as programs see them: exit codes and where text goes.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Runs the command in the crate's directory, where the example manifests are, with a home of its own.
 fn headstart(args: &[&str]) -> Output {
@@ -32,6 +32,21 @@ fn a_plan_that_serves_all_ends_with_0_and_writes_to_standard_output() {
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(plan["apiVersion"], "plan.headstart.dev/v1");
     assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn whoever_has_read_enough_of_an_answer_ends_the_command_quietly() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headstart"));
+    let piped = command
+        .arg("crd")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut running = piped.spawn().unwrap();
+    // More than a pipe holds is still to come.
+    drop(running.stdout.take());
+    let ended = running.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(ended.stderr.is_empty(), "{ended:?}");
 }
 
 #[test]

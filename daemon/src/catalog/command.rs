@@ -13,6 +13,7 @@ use super::choose::{CatalogArgs, Directory, Hint, market};
 use super::update::{self, Update};
 use super::{Cloud, Market, builtin, refreshed};
 use crate::columns::{Align, Columns};
+use crate::out;
 
 /// Machine types and prices: what is known, from where, how old.
 ///
@@ -76,7 +77,7 @@ pub(crate) fn command(command: &Command) -> ExitCode {
     };
     match said {
         Ok(text) => {
-            print!("{text}");
+            out::print(&text);
             ExitCode::SUCCESS
         }
         Err(problems) => {

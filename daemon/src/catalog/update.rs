@@ -19,6 +19,8 @@ use super::price::{Bucket, Price, Prices, spot_price};
 use super::refreshed::{self, Kept};
 use super::{Cloud, builtin};
 
+use crate::out;
+
 mod aws;
 mod azure;
 mod sane;
@@ -92,7 +94,7 @@ pub(crate) fn command(update: &Update) -> ExitCode {
     };
     match done {
         Ok(said) => {
-            print!("{said}");
+            out::print(&said);
             ExitCode::SUCCESS
         }
         Err(error) => {
