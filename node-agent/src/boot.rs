@@ -38,6 +38,7 @@ pub fn command(args: &BootArgs, own: Own) -> Exit {
 }
 
 async fn run(args: &BootArgs, own: Own, reach: Reach, store: Store, lock: Lock) -> Exit {
+    let asked_to_end = interrupted();
     let containerd = reach.containerd.clone();
     let agent = match Agent::new(store.into(), reach, args.reach.share(), own) {
         Ok(agent) => agent,
@@ -54,7 +55,7 @@ async fn run(args: &BootArgs, own: Own, reach: Reach, store: Store, lock: Lock) 
     let working = agent.run(stop.clone());
     let ending = async {
         tokio::select! {
-            () = interrupted() => {}
+            () = asked_to_end => {}
             () = async { leaving.cancelled().await; agent.idle().await } => {
                 tracing::info!("nothing is under way any more; the other agent goes on");
             }

@@ -61,6 +61,7 @@ pub(crate) fn block_on(work: impl Future<Output = Exit>) -> Exit {
 }
 
 async fn run(args: &ServeArgs, own: Own, reach: Reach) -> Exit {
+    let asked_to_end = interrupted();
     let (store, lock) = match handover::open(&args.store.place()) {
         Ok(opened) => opened,
         Err(error) => {
@@ -123,7 +124,7 @@ async fn run(args: &ServeArgs, own: Own, reach: Reach) -> Exit {
     };
     let ending = async {
         tokio::select! {
-            () = interrupted() => {}
+            () = asked_to_end => {}
             () = async { leaving.cancelled().await; agent.idle().await } => {}
         }
         stop.cancel();
