@@ -83,7 +83,7 @@ fn what_is_left_of_a_limit_goes_to_the_node_that_serves_most_pods_with_it() {
     .but(|s| {
         let mut daemon = pod("", of("daemon", 1100, 0)).shape;
         daemon.eviction = headstart_core::pod::Eviction::Daemon;
-        s.daemons.push(daemon);
+        s.daemons.push(daemon.into());
     });
     let plan = planned(&world);
     assert!(plan.unserved.is_empty(), "{plan:#?}");
