@@ -27,6 +27,7 @@ pub(crate) const CLAIMS: &str = "/apis/headstart.dev/v1alpha1/nodeclaims";
 pub(crate) const CACHES: &str = "/apis/headstart.dev/v1alpha1/nodecaches";
 const POOLS: &str = "/apis/headstart.dev/v1alpha1/nodepools";
 pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
+const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 const SPACE: &str = "headstart-system";
 const ADDRESS: &str = "10.99.0.1";
 
@@ -257,6 +258,14 @@ impl World {
         ];
         values.extend(more);
         self.helm.run(&arguments, &values).unwrap();
+        // The API server goes on without the webhook after two seconds, and a machine that runs three
+        // clusters may need them.
+        let webhook = format!("{WEBHOOKS}/headstart");
+        if self.api().find(&webhook).unwrap().is_some() {
+            let patient =
+                json!([{"op": "replace", "path": "/webhooks/0/timeoutSeconds", "value": 10}]);
+            self.api().patch_json(&webhook, &patient).unwrap();
+        }
     }
 
     pub(crate) fn api(&self) -> &Api {
