@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
@@ -104,17 +105,8 @@ pub(crate) fn run(args: &Args) -> Result<Ended> {
     let clusters = chosen().any(|(_, on)| *on != On::Machine);
     let places = places(clusters, &images::Args::default())?;
     let test = |binary: &str| {
-        let base = [
-            "test",
-            "--locked",
-            "--package",
-            "headstart-testbed",
-            "--features",
-            "e2e",
-        ];
-        let mut test = cargo::cargo(&base);
-        test.args(["--test", binary, "--"]).args(&args.filter);
-        test.envs(places.iter().map(|(name, path)| (name, path)));
+        let mut test = testbed(&places, ["--test", binary]);
+        test.args(&args.filter);
         test
     };
     for (binary, _) in chosen().filter(|(_, on)| *on != On::Cluster) {
@@ -160,6 +152,13 @@ pub(crate) fn bench(name: &str, arguments: &[String]) -> Result<()> {
         bail!("{why}");
     }
     let places = places(true, &images::Args { release: true })?;
+    let mut bench = testbed(&places, ["--bench", name]);
+    bench.args(arguments);
+    cargo::run(&mut bench)
+}
+
+/// Runs one of the testbed's binaries, told where everything is; arguments that follow are its own.
+fn testbed(places: &[(&str, PathBuf)], binary: [&str; 2]) -> Command {
     let base = [
         "test",
         "--locked",
@@ -168,10 +167,10 @@ pub(crate) fn bench(name: &str, arguments: &[String]) -> Result<()> {
         "--features",
         "e2e",
     ];
-    let mut bench = cargo::cargo(&base);
-    bench.args(["--bench", name, "--"]).args(arguments);
-    bench.envs(places.iter().map(|(name, path)| (name, path)));
-    cargo::run(&mut bench)
+    let mut test = cargo::cargo(&base);
+    test.args(binary).arg("--");
+    test.envs(places.iter().map(|(name, path)| (name, path)));
+    test
 }
 
 /// Builds and installs what tests run, and says where it is: variables with paths. What only clusters
