@@ -68,8 +68,13 @@ async fn what_boot_has_under_way_is_finished_once_and_the_rest_is_the_next_agent
     }
     let (begun, done) = (item(&early, &first).unwrap(), item(&late, &first).unwrap());
     assert_eq!(begun["started"], done["started"]);
+    // 52 MiB are needed. What lies in a socket when its range goes to another connection counts as
+    // sent too, a few MiB; the first fetched again would be 48 more.
     let sent = link.bytes_sent();
-    assert!(sent < 54 * MIB, "{sent} bytes sent, some of them twice");
+    assert!(
+        sent < 76 * MIB,
+        "{sent} bytes sent: the first was fetched again"
+    );
     let (_, text) = page(&address, "/metrics");
     let line = "headstart_agent_fetched_bytes_total{kind=\"model\",source=\"hub\"} ";
     let fetched: u64 = text
