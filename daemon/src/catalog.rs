@@ -264,6 +264,15 @@ impl Market {
     }
 }
 
+impl From<Market> for headstart_provider::Offers {
+    fn from(market: Market) -> Self {
+        Self {
+            types: market.types,
+            offerings: market.offerings,
+        }
+    }
+}
+
 /// Boot of a node with `gpu` on `cloud`, for rows that state none.
 fn boot(cloud: Cloud, size: &Size) -> Boot {
     node::boot(cloud, size.gpu.as_ref())

@@ -16,7 +16,6 @@ mod metrics;
 mod out;
 mod page;
 mod plan;
-mod provider;
 mod resolve;
 mod run;
 mod top;

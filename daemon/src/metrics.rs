@@ -32,7 +32,7 @@ use self::label::{
     Reason, Refused, Reporting, Request, RoundEnd, Source, Step, Terminated, Verb, Waiting, Write,
 };
 use crate::ledger::{Cached, Deploy, Fetched, ItemKind, Stage};
-use crate::provider::Refusal;
+use headstart_provider::Refusal;
 
 pub(crate) mod inventory;
 pub(crate) mod label;

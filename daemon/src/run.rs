@@ -29,7 +29,7 @@ use self::serve::Pages;
 use self::write::Writer;
 use crate::ledger::shelf::{Keeps, Shelf};
 use crate::metrics::Metrics;
-use crate::provider::kwok;
+use headstart_provider::kwok;
 
 mod announced;
 mod batch;

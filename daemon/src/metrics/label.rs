@@ -8,7 +8,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 
 use crate::ledger::{Cached, ItemKind, Stage};
 use crate::plan::words;
-use crate::provider::Refusal;
+use headstart_provider::Refusal;
 
 /// A label value from a type that has a word for each of its values.
 macro_rules! word {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use super::lease::Lead;
-use crate::provider::{Instance, Offers, Provider, Refusal, Release, Wanted};
+use headstart_provider::{Instance, Offers, Provider, Refusal, Release, Wanted};
 
 /// Most calls under way at once.
 const MOST_CALLS: usize = 32;

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::announced::effect;
 use super::moving::meant;
-use crate::provider::Wanted;
+use headstart_provider::Wanted;
 
 /// Most pods that a claim lists.
 const MOST_PODS: usize = 64;

@@ -13,7 +13,7 @@ use headstart_core::plan::{Plan, Prefetch, RetirementPlan};
 use super::write::{Done, NotDone, Write};
 use crate::metrics::Metrics;
 use crate::metrics::label::{Outcome, Phase, RoundEnd};
-use crate::provider::Offers;
+use headstart_provider::Offers;
 
 /// How long the loop may take for a round before it counts as stuck.
 const STUCK: u64 = 300;

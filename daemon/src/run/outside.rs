@@ -13,11 +13,12 @@ use url::Url;
 
 use super::config::ProviderKind;
 use super::mind::Resolve;
+use crate::catalog;
 use crate::catalog::choose::{CatalogArgs, Hint, market};
-use crate::provider::external::External;
-use crate::provider::kwok::Kwok;
-use crate::provider::{Offers, Provider};
 use crate::resolve::{Origins, Resolved, Resolver};
+use headstart_provider::external::External;
+use headstart_provider::kwok::Kwok;
+use headstart_provider::{Offers, Provider};
 
 /// Hosts outside of the cluster, and what they are shown.
 #[derive(Debug, Clone, Args)]
@@ -112,16 +113,17 @@ pub(super) fn open(
         ProviderKind::None => None,
         ProviderKind::External(url) => {
             let token = text(args.provider_token_file.as_ref())?;
-            Some(Arc::new(External::new(http.clone(), url.clone(), token)))
+            Some(Arc::new(External::new(
+                http.clone(),
+                url.clone(),
+                token,
+                read_offers,
+            )))
         }
         ProviderKind::Kwok => {
             let market = market(&args.catalog, &Hint::default());
             let market = market.map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
-            let offers = Offers {
-                types: market.types,
-                offerings: market.offerings,
-            };
-            Some(Arc::new(Kwok::new(client.clone(), offers)))
+            Some(Arc::new(Kwok::new(client.clone(), market.into())))
         }
     };
     let resolver = Resolver::new(Origins {
@@ -141,6 +143,10 @@ impl Resolve for Resolver {
     fn is_asking(&self, item: &headstart_core::cache::Item) -> bool {
         Self::is_asking(self, item)
     }
+}
+
+fn read_offers(table: &[u8]) -> Result<Offers, String> {
+    Ok(catalog::of_rows("offers.csv", table)?.into())
 }
 
 fn trust(policy: &mut HostPolicy, url: &Url) {

@@ -35,7 +35,7 @@ use super::write::{Done, NotDone, Write, Writer};
 use crate::manifest::pool;
 use crate::metrics::label::Reason;
 use crate::plan::{form, now};
-use crate::provider::{Instance, Offers};
+use headstart_provider::{Instance, Offers};
 
 /// For how long a watch may fail before its facts are too old to buy or to give back by.
 const STALE_LIMIT: Duration = Duration::from_secs(60);

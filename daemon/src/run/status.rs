@@ -12,7 +12,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use k8s_openapi::jiff::Timestamp;
 
 use super::claim::INITIALIZED;
-use crate::provider;
 
 /// One condition as it is now.
 pub(super) struct Now<'a> {
@@ -61,7 +60,7 @@ pub(super) struct SeenOf<'a> {
     /// Whether the node has everything that was promised.
     pub(super) complete: bool,
     /// The instance, where a provider has just said it.
-    pub(super) instance: Option<&'a provider::Instance>,
+    pub(super) instance: Option<&'a headstart_provider::Instance>,
     /// What a provider said last when it did not give one.
     pub(super) refused: Option<(&'static str, String)>,
 }
@@ -260,11 +259,11 @@ mod tests {
     #[test]
     fn a_claim_whose_status_was_written_has_the_same_status_again() {
         let mut claim = NodeClaim::new("a", NodeClaimSpec::default());
-        let instance = provider::Instance {
+        let instance = headstart_provider::Instance {
             claim: Some("a".to_owned()),
             provider_id: "kwok://a".to_owned(),
             node_name: None,
-            state: provider::InstanceState::Running,
+            state: headstart_provider::InstanceState::Running,
             created: std::time::SystemTime::UNIX_EPOCH,
         };
         let mut seen = SeenOf {

@@ -21,7 +21,7 @@ use super::status::{is_tainted, ready_since};
 use super::tally::Goes;
 use super::write::{NotDone, Write};
 use crate::plan::now;
-use crate::provider::{Instance, InstanceState, Offers, Refusal};
+use headstart_provider::{Instance, InstanceState, Offers, Refusal};
 
 /// How long a new instance may be missing from listings: clouds show what they have with a delay.
 const LISTED_AFTER: Duration = Duration::from_secs(60);

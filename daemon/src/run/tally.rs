@@ -14,7 +14,7 @@ use super::life::Why;
 use super::round::Rounds;
 use crate::metrics::label::Reason;
 use crate::plan::now;
-use crate::provider::Refusal;
+use headstart_provider::Refusal;
 
 impl Rounds {
     /// An instance was given. One that was known is no other.

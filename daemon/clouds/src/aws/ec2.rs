@@ -13,7 +13,7 @@ use url::Url;
 use super::credentials::Credentials;
 use super::sign::{self, Keys, Scope, encode};
 use super::xml::{self, items, text};
-use crate::call::{Answer, CallError, Caller, Said, Verdict};
+use crate::call::{Answer, CallError, Caller, Said, Verdict, chain};
 
 /// Version of the API that the names here are of.
 const VERSION: &str = "2016-11-15";
@@ -545,9 +545,4 @@ fn time(at: SystemTime, form: &str) -> String {
     // Times this machine's clock can have are times jiff knows.
     let at = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     at.strftime(form).to_string()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -24,28 +24,33 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use headstart_agent::report::chain;
 use headstart_clouds::bucket::Bucket;
+use headstart_clouds::call::chain;
 use headstart_clouds::call::{Answer, CallError, Caller, Patience, Said, Verdict};
 use headstart_transfer::net::{Credential, Http, Origin, Request};
 use http::Method;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use url::Url;
 
-use super::{Instance, InstanceState, Offers, Provider, Refusal, Release, Wanted};
-use crate::catalog;
+use crate::doctor::{self, Finding};
+use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Wanted};
 
 /// Calls per second on average, and at once.
 const CALLS: (u32, f64) = (50, 20.0);
 
 /// A provider behind a URL.
 #[derive(Debug)]
-pub(crate) struct External {
+pub struct External {
     caller: Caller,
     base: Url,
     token: Option<String>,
+    read_offers: ReadOffers,
 }
+
+/// Reads a table of what is sold; else says every fault, a line each.
+pub type ReadOffers = fn(&[u8]) -> Result<Offers, String>;
 
 /// What is asked for.
 #[derive(Serialize)]
@@ -56,7 +61,7 @@ struct Asked<'a> {
     capacity_type: &'a str,
     labels: &'a std::collections::BTreeMap<String, String>,
     taints: &'a [headstart_api::PoolTaint],
-    settings: &'a serde_json::Map<String, serde_json::Value>,
+    settings: &'a Map<String, Value>,
     intent: &'a str,
 }
 
@@ -96,7 +101,7 @@ struct Refused {
 
 impl External {
     /// The provider at `base`, asked over `http`; `token` is sent to nobody else.
-    pub(crate) fn new(http: Http, base: Url, token: Option<String>) -> Self {
+    pub fn new(http: Http, base: Url, token: Option<String>, read_offers: ReadOffers) -> Self {
         let patience = Patience {
             tries: 3,
             total: Duration::from_secs(20),
@@ -106,6 +111,7 @@ impl External {
             caller: Caller::new(http, patience, bucket),
             base,
             token,
+            read_offers,
         }
     }
 
@@ -149,14 +155,9 @@ impl Provider for External {
     fn offers(&self) -> BoxFuture<'_, Result<Offers, Refusal>> {
         Box::pin(async {
             let answer = self.call("offers", Method::GET, &["offers"], None).await?;
-            let market = catalog::of_rows("offers.csv", &answer.body);
-            let market = market.map_err(|problem| Refusal::Misconfigured {
+            (self.read_offers)(&answer.body).map_err(|problem| Refusal::Misconfigured {
                 field: "GET /v1/offers".to_owned(),
                 said: problem,
-            })?;
-            Ok(Offers {
-                types: market.types,
-                offerings: market.offerings,
             })
         })
     }
@@ -198,6 +199,10 @@ impl Provider for External {
             let listed: Listed = read(&answer.await?)?;
             listed.instances.into_iter().map(instance).collect()
         })
+    }
+
+    fn examine<'a>(&'a self, _: &'a Map<String, Value>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(doctor::lists(self))
     }
 }
 

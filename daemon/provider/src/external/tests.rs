@@ -11,6 +11,7 @@ use headstart_transfer::net::{HostPolicy, HostPort};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::market::sold;
 
 /// What the other side was asked, and what it answers to an ensure.
 #[derive(Clone, Default)]
@@ -33,13 +34,11 @@ async fn provider(side: &Side) -> External {
         "ending" => StatusCode::ACCEPTED,
         _ => StatusCode::NOT_FOUND,
     };
-    let rows = "cloud,region,type,vcpu,memory_mib,gpu_sku,gpu_count,gpu_memory_mib,spot,zones\n\
-                aws,home,box.l4,8,32768,L4,1,24576,0.4,a\n";
     let listed = json!({"instances": [told("gpu-1", "interrupted")]});
     let router = Router::new()
         .route("/base/v1/instances/{claim}", put(ensure).delete(release))
         .route("/base/v1/instances", get(async || Json(listed)))
-        .route("/base/v1/offers", get(async move || rows))
+        .route("/base/v1/offers", get(async || "box.l4,0.4"))
         .with_state(side.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -48,7 +47,10 @@ async fn provider(side: &Side) -> External {
     policy.trust_plain_http(HostPort::parse("127.0.0.1").unwrap());
     let base = format!("http://{address}/base/").parse().unwrap();
     let http = Http::new(policy).unwrap();
-    External::new(http, base, Some("secret".to_owned()))
+    External::new(http, base, Some("secret".to_owned()), |table| {
+        let (name, price) = std::str::from_utf8(table).unwrap().split_once(',').unwrap();
+        Ok(sold(name, price.parse().unwrap()))
+    })
 }
 
 fn told(claim: &str, state: &str) -> Value {

@@ -22,13 +22,15 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt as _};
+use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 use self::node::Fake;
 use self::settings::{Rule, Settings};
-use super::{Instance, InstanceState, Offers, Provider, Refusal, Release, Wanted};
+use crate::doctor::{self, Finding};
+use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Wanted};
 
-pub(crate) mod keep;
+pub mod keep;
 mod node;
 mod settings;
 
@@ -40,13 +42,13 @@ const KWOK: &str = "kwok";
 
 /// Annotation that a person sets on a Node: it is interrupted now, and goes after its notice. Holds
 /// the moment, in RFC 3339; anything else is replaced by the moment it was seen.
-pub(crate) const INTERRUPT: &str = "headstart.dev/interrupt";
+pub const INTERRUPT: &str = "headstart.dev/interrupt";
 
 /// Most Nodes in one page of a list.
 const PAGE: u32 = 500;
 
 /// Fake nodes of one cluster.
-pub(crate) struct Kwok {
+pub struct Kwok {
     nodes: Api<Node>,
     offers: Offers,
     /// Held from counting what is sold of an offering until the next is made.
@@ -55,7 +57,7 @@ pub(crate) struct Kwok {
 
 impl Kwok {
     /// Sells `offers` as Nodes of the cluster behind `client`.
-    pub(crate) fn new(client: Client, offers: Offers) -> Self {
+    pub fn new(client: Client, offers: Offers) -> Self {
         Self {
             nodes: Api::all(client),
             offers,
@@ -205,6 +207,10 @@ impl Provider for Kwok {
             }
         })
     }
+
+    fn examine<'a>(&'a self, _: &'a Map<String, Value>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(doctor::lists(self))
+    }
 }
 
 /// The instance that a Node is; none if it is not one of ours.
@@ -236,7 +242,7 @@ fn millis(time: k8s_openapi::jiff::Timestamp) -> Millis {
 fn refusal(error: &kube::Error, permission: &str) -> Refusal {
     let kube::Error::Api(status) = error else {
         return Refusal::Other {
-            said: headstart_agent::report::chain(error),
+            said: headstart_clouds::call::chain(error),
         };
     };
     let said = status.message.clone();

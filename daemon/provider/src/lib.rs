@@ -9,14 +9,19 @@ use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use headstart_api::PoolTaint;
+use headstart_clouds::call::Patience;
 use headstart_core::offer::{InstanceType, Offering, OfferingKey};
+use headstart_transfer::net::Http;
 use serde_json::{Map, Value};
 
-pub(crate) mod external;
-pub(crate) mod kwok;
+use self::doctor::Finding;
+
+pub mod doctor;
+pub mod external;
+pub mod kwok;
 
 /// One cloud, or what stands for one.
-pub(crate) trait Provider: Send + Sync {
+pub trait Provider: Send + Sync {
     /// Its word in configuration and metrics.
     fn name(&self) -> &'static str;
 
@@ -32,52 +37,70 @@ pub(crate) trait Provider: Send + Sync {
 
     /// Every instance that carries this cluster's mark, with or without a claim.
     fn instances(&self) -> BoxFuture<'_, Result<Vec<Instance>, Refusal>>;
+
+    /// What stands between it and buying, for a person; `settings` are `spec.provider` of a pool.
+    /// Buys nothing and changes nothing.
+    fn examine<'a>(&'a self, settings: &'a Map<String, Value>) -> BoxFuture<'a, Vec<Finding>>;
+}
+
+/// What every cloud's provider is given.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Name of the cluster that nodes are for. Every instance carries it, and no other is touched.
+    pub cluster: String,
+    /// Opens connections.
+    pub http: Http,
+    /// How long a failing call is gone on with.
+    pub patience: Patience,
+    /// What the catalog knows of the region: types that the cloud itself says too little about, and
+    /// prices for as long as it says none.
+    pub catalog: Offers,
 }
 
 /// What is sold.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Offers {
+pub struct Offers {
     /// Types.
-    pub(crate) types: Vec<InstanceType>,
+    pub types: Vec<InstanceType>,
     /// What of them, where and for how much.
-    pub(crate) offerings: Vec<Offering>,
+    pub offerings: Vec<Offering>,
 }
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub struct Wanted {
     /// The claim's name, which is the key.
-    pub(crate) claim: String,
+    pub claim: String,
     /// What to buy.
-    pub(crate) offering: OfferingKey,
+    pub offering: OfferingKey,
     /// Labels its Node is to have.
-    pub(crate) labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Taints its Node is to have, startup taints among them.
-    pub(crate) taints: Vec<PoolTaint>,
+    pub taints: Vec<PoolTaint>,
     /// `spec.provider` of its pool.
-    pub(crate) settings: Map<String, Value>,
+    pub settings: Map<String, Value>,
     /// What the agent on it should fetch, as the agent reads it from a file: a `NodeCache` in JSON.
-    pub(crate) intent: String,
+    pub intent: String,
 }
 
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Instance {
+pub struct Instance {
     /// Claim it was made for, if its mark says.
-    pub(crate) claim: Option<String>,
+    pub claim: Option<String>,
     /// As the node's `spec.providerID` will be.
-    pub(crate) provider_id: String,
+    pub provider_id: String,
     /// Name its Node has or will have, if known.
-    pub(crate) node_name: Option<String>,
+    pub node_name: Option<String>,
     /// Where it is in its life.
-    pub(crate) state: InstanceState,
+    pub state: InstanceState,
     /// When it was made.
-    pub(crate) created: SystemTime,
+    pub created: SystemTime,
 }
 
 /// Where an instance is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InstanceState {
+pub enum InstanceState {
     /// On its way or running.
     Running,
     /// It was told that it will be taken away.
@@ -88,7 +111,7 @@ pub(crate) enum InstanceState {
 
 /// How far giving back is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
+pub enum Release {
     /// There is no such instance, any more or ever.
     Gone,
     /// It is ending.
@@ -97,7 +120,7 @@ pub(crate) enum Release {
 
 /// Why not, in the terms that the caller acts on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// This offering has no capacity.
     #[error("no capacity: {said}")]
     OutOfCapacity {
@@ -141,3 +164,6 @@ pub(crate) enum Refusal {
         said: String,
     },
 }
+
+#[cfg(test)]
+mod market;

@@ -5,7 +5,7 @@ use headstart_core::offer::OfferingKey;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::provider::Refusal;
+use crate::Refusal;
 
 /// `spec.provider` of a pool. Times count from a Node's creation.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use headstart_agent::report::chain;
+use headstart_clouds::call::chain;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
@@ -77,11 +77,7 @@ enum Done {
 }
 
 /// Keeps all fake nodes until it is cancelled; writes only while `leads` says so.
-pub(crate) async fn keep(
-    client: Client,
-    leads: impl Fn() -> bool + Send + Sync,
-    stop: CancellationToken,
-) {
+pub async fn keep(client: Client, leads: impl Fn() -> bool + Send + Sync, stop: CancellationToken) {
     let nodes: Api<Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASES);
     let ours = watcher::Config::default().labels(&format!("{PROVIDER}={KWOK}"));

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::settings::Settings;
 use super::{INTERRUPT, KWOK, PROVIDER, millis};
-use crate::provider::Wanted;
+use crate::Wanted;
 
 /// Annotation on Nodes: what was decided of them, in JSON.
 const PLAN: &str = "headstart.dev/kwok";

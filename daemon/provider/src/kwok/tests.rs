@@ -11,11 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::node::{Due, Reached};
 use super::*;
-use crate::catalog;
-
-const ROWS: &str = "cloud,region,type,vcpu,memory_mib,gpu_sku,gpu_count,gpu_memory_mib,on_demand,\
-                    spot,zones,agent_s,ready_s,allocatable_s\n\
-                    aws,home,box.l4,8,32768,L4,2,24576,1.0,0.4,a,10,30,90\n";
+use crate::market::sold;
 
 /// Nodes of an API server, and nothing else of one.
 type Nodes = Arc<Mutex<BTreeMap<String, Value>>>;
@@ -74,12 +70,7 @@ async fn provider() -> (Kwok, Nodes) {
     tokio::spawn(async move { axum::serve(listener, router).await });
     let config = kube::Config::new(url.parse().unwrap());
     let client = Client::try_from(config).unwrap();
-    let market = catalog::of_rows("rows.csv", ROWS.as_bytes()).unwrap();
-    let offers = Offers {
-        types: market.types,
-        offerings: market.offerings,
-    };
-    (Kwok::new(client, offers), nodes)
+    (Kwok::new(client, sold("box.l4", 0.4)), nodes)
 }
 
 fn no(code: u16) -> axum::response::Response {
@@ -114,7 +105,7 @@ fn wanted(claim: &str, settings: Value) -> Wanted {
 /// A fake node with these settings, made at [`made`].
 fn fake(settings: Value) -> (Node, Fake) {
     let wanted = wanted("gpu-1", settings);
-    let market = catalog::of_rows("rows.csv", ROWS.as_bytes()).unwrap();
+    let market = sold("box.l4", 0.4);
     let settings = Settings::read(&wanted.settings).unwrap();
     let mut node = node::make(&wanted, &market.types[0], &settings).unwrap();
     let made = "2026-11-25T08:00:00Z".parse().unwrap();
