@@ -19,6 +19,7 @@ use self::doctor::Finding;
 pub mod doctor;
 pub mod external;
 pub mod kwok;
+pub mod price;
 
 /// One cloud, or what stands for one.
 pub trait Provider: Send + Sync {

@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 use self::control::{Control, Fault};
 
 pub mod control;
+pub mod market;
+pub mod server;
 
 /// One cloud on loopback, as the cases see it. It ends with the value.
 pub trait Cloud: Send + Sync {
