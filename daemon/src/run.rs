@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use headstart_api::ClaimOffering;
 use headstart_core::snapshot::Policy;
+use headstart_provider::kwok;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +30,6 @@ use self::serve::Pages;
 use self::write::Writer;
 use crate::ledger::shelf::{Keeps, Shelf};
 use crate::metrics::Metrics;
-use headstart_provider::kwok;
 
 mod announced;
 mod batch;
@@ -89,7 +89,8 @@ async fn run(args: RunArgs) -> Result<()> {
     let client = client().await?;
     let identity = args.identity();
     info!(identity, cluster = args.cluster_name, "starts");
-    let (provider, resolver) = outside::open(&args.outside, &args.provider, &client)?;
+    let (provider, resolver) =
+        outside::open(&args.outside, &args.provider, &args.cluster_name, &client)?;
     let word = provider.as_ref().map_or("none", |provider| provider.name());
     info!(provider = word, "nodes come from there");
     let (learned, resolved) = mpsc::channel(1);

@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use headstart_clouds::call::Patience;
 use headstart_hub::endpoint::Hub;
+use headstart_provider::external::External;
+use headstart_provider::kwok::Kwok;
+use headstart_provider::{Offers, Provider, Site};
 use headstart_registry::{HostsDir, Keychain, Platform, Registries};
 use headstart_transfer::net::{HostPolicy, HostPort, Http};
 use kube::Client;
@@ -16,9 +21,6 @@ use super::mind::Resolve;
 use crate::catalog;
 use crate::catalog::choose::{CatalogArgs, Hint, market};
 use crate::resolve::{Origins, Resolved, Resolver};
-use headstart_provider::external::External;
-use headstart_provider::kwok::Kwok;
-use headstart_provider::{Offers, Provider};
 
 /// Hosts outside of the cluster, and what they are shown.
 #[derive(Debug, Clone, Args)]
@@ -70,10 +72,17 @@ pub(crate) struct OutsideArgs {
     pub(crate) ca_file: Option<PathBuf>,
 }
 
+/// How long a call to a cloud is gone on with, within a round's limit of one.
+const PATIENCE: Patience = Patience {
+    tries: 4,
+    total: Duration::from_secs(20),
+};
+
 /// Where nodes come from, nowhere in companion mode; and what resolves items.
 pub(super) fn open(
     args: &OutsideArgs,
     kind: &ProviderKind,
+    cluster: &str,
     client: &Client,
 ) -> Result<(Option<Arc<dyn Provider>>, Resolver)> {
     let host = |text: &String| {
@@ -113,8 +122,14 @@ pub(super) fn open(
         ProviderKind::None => None,
         ProviderKind::External(url) => {
             let token = text(args.provider_token_file.as_ref())?;
+            let site = Site {
+                cluster: cluster.to_owned(),
+                http: http.clone(),
+                patience: PATIENCE,
+                catalog: Offers::default(),
+            };
             Some(Arc::new(External::new(
-                http.clone(),
+                site,
                 url.clone(),
                 token,
                 read_offers,

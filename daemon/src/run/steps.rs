@@ -9,6 +9,7 @@ use headstart_core::capacity::{Outcome, Refusal as Refused, Scope};
 use headstart_core::money::Millis;
 use headstart_core::node::NodeState;
 use headstart_core::pod::ObjectKey;
+use headstart_provider::{Instance, InstanceState, Offers, Refusal};
 use kube::{Resource as _, ResourceExt as _};
 use tracing::{error, info, warn};
 
@@ -21,7 +22,6 @@ use super::status::{is_tainted, ready_since};
 use super::tally::Goes;
 use super::write::{NotDone, Write};
 use crate::plan::now;
-use headstart_provider::{Instance, InstanceState, Offers, Refusal};
 
 /// How long a new instance may be missing from listings: clouds show what they have with a delay.
 const LISTED_AFTER: Duration = Duration::from_secs(60);
