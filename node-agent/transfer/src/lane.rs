@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::bandwidth::Bandwidth;
 use crate::board::{Assignment, Board, Known, Mode, Next, Outcome};
 use crate::engine::Limits;
+use crate::error::chain;
 use crate::net::{Http, NetError, Request, Response};
 use crate::source::SourceError;
 
@@ -458,17 +459,6 @@ fn network(error: &NetError) -> Outcome {
         true => Outcome::Broke(text),
         false => Outcome::Dead(text),
     }
-}
-
-/// An error and everything under it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        text += &format!(": {next}");
-        source = next.source();
-    }
-    text
 }
 
 /// `bytes 0-9/100` (RFC 9110, 14.4): the range, half-open, and the total unless it is `*`.

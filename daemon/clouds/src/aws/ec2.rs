@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use headstart_transfer::chain;
 use headstart_transfer::net::Request;
 use http::{HeaderMap, HeaderValue, Method};
 use roxmltree::{Document, Node};
@@ -545,9 +546,4 @@ fn time(at: SystemTime, form: &str) -> String {
     // Times this machine's clock can have are times jiff knows.
     let at = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     at.strftime(form).to_string()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
