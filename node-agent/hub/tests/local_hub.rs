@@ -88,7 +88,9 @@ impl World {
     async fn fetch(&self, hub: &Hub, plan: &ModelPlan) -> Vec<(String, Result<(), FetchError>)> {
         let limits = Limits {
             patience: Duration::from_secs(20),
-            stall: Duration::from_secs(2),
+            stall: Duration::from_secs(4),
+            // What is sent is counted, however slow this machine is.
+            share_beyond: Duration::from_secs(60),
             ..Limits::default()
         };
         let engine = Engine::new(&http(), limits, BootId::named("test")).unwrap();

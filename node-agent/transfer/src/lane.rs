@@ -236,7 +236,7 @@ impl Lane {
                 }
                 Ok(Err(error)) => break Err(Outcome::Broke(chain(&error))),
                 Err(_) if span.left() == 0 => break Ok(()),
-                Err(_) if writer.has_batch() && asked.elapsed() < self.limits.stall => {
+                Err(_) if writer.is_behind() && asked.elapsed() < self.limits.stall => {
                     writer.finish().await?;
                     continue;
                 }
@@ -341,9 +341,14 @@ impl<'a> Writer<'a> {
         !self.batch.is_empty()
     }
 
+    /// Whether something has been read and is not known to have landed.
+    fn is_behind(&self) -> bool {
+        self.has_batch() || self.writing.is_some()
+    }
+
     /// How long to wait for the next chunk before looking around.
     fn patience(&self) -> Duration {
-        match self.has_batch() {
+        match self.is_behind() {
             true => BATCH_TIME,
             false => self.lane.limits.stall,
         }
