@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use headstart_transfer::chain;
 use headstart_transfer::net::Request;
 use http::{HeaderMap, HeaderValue, Method};
 use roxmltree::{Document, Node};
