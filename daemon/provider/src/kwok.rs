@@ -245,7 +245,7 @@ fn millis(time: k8s_openapi::jiff::Timestamp) -> Millis {
 fn refusal(error: &kube::Error, permission: &str) -> Refusal {
     let kube::Error::Api(status) = error else {
         return Refusal::Other {
-            said: headstart_clouds::call::chain(error),
+            said: headstart_transfer::chain(error),
         };
     };
     let said = status.message.clone();
