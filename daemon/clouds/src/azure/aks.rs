@@ -238,6 +238,9 @@ pub struct MachineSystem {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct MachineKubernetes {
+    /// Name of the node, only read.
+    #[serde(skip_serializing)]
+    pub node_name: String,
     /// Labels of the node.
     pub node_labels: BTreeMap<String, String>,
     /// Taints of the node that anybody may take off.
