@@ -30,6 +30,7 @@ use self::serve::Pages;
 use self::write::Writer;
 use crate::ledger::shelf::{Keeps, Shelf};
 use crate::metrics::Metrics;
+use crate::provider::ProviderKind;
 
 mod announced;
 mod batch;
@@ -88,9 +89,9 @@ async fn run(args: RunArgs) -> Result<()> {
     let stop = CancellationToken::new();
     let client = client().await?;
     let identity = args.identity();
-    info!(identity, cluster = args.cluster_name, "starts");
-    let (provider, resolver) =
-        outside::open(&args.outside, &args.provider, &args.cluster_name, &client)?;
+    info!(identity, cluster = args.provider.cluster_name, "starts");
+    let provider = args.provider.open(Some(&client))?;
+    let resolver = outside::open(&args.outside, args.provider.policy()?)?;
     let word = provider.as_ref().map_or("none", |provider| provider.name());
     info!(provider = word, "nodes come from there");
     let (learned, resolved) = mpsc::channel(1);
@@ -117,7 +118,7 @@ async fn run(args: RunArgs) -> Result<()> {
         Duration::from_secs(args.lease_seconds.into()),
     );
     let elector = tokio::spawn(elector.run(stop.clone()));
-    if args.provider == config::ProviderKind::Kwok {
+    if args.provider.provider == ProviderKind::Kwok {
         let (client, held, stop) = (client.clone(), lead.clone(), stop.clone());
         tokio::spawn(async move { kwok::keep::keep(client, || held.is_held(), stop).await });
     }

@@ -33,6 +33,7 @@ use crate::report::{Quiet, chain};
 use crate::settings::Reach;
 use crate::store::{Lock, Store, StoreError, make_dir, read_json, write_json};
 
+mod ending;
 mod fact;
 mod figures;
 mod intent;
@@ -78,6 +79,8 @@ struct Ears {
     problem: String,
     /// What went wrong last for a pod.
     trouble: String,
+    /// What the cloud announced of this machine's end.
+    notice: Option<headstart_api::Interruption>,
     /// What the agent that still has the store says of itself.
     relayed: Option<NodeCacheStatus>,
 }

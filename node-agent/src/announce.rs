@@ -38,6 +38,9 @@ pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(120);
 /// Longest pause after a write that failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Pause after one that failed while a notice of the machine's end is to be told.
+const URGENT: Duration = Duration::from_secs(2);
+
 /// How long a write may take.
 const WRITE: Duration = Duration::from_secs(20);
 
@@ -231,6 +234,7 @@ impl Pace {
         let not_before = match (self.failures, self.tried) {
             (_, None) => Duration::ZERO,
             (0, Some(tried)) => LEAST.saturating_sub(since(tried)),
+            (_, Some(tried)) if self.is_notice(status) => URGENT.saturating_sub(since(tried)),
             (failures, Some(tried)) => {
                 let pause = LEAST * 2_u32.saturating_pow(failures.min(6));
                 pause.min(LONGEST_PAUSE).saturating_sub(since(tried))
@@ -261,6 +265,13 @@ impl Pace {
             true => Write::Now,
             false => Write::In(left.min(look)),
         }
+    }
+
+    /// Whether it says of the machine's end what was not written yet.
+    fn is_notice(&self, status: &NodeCacheStatus) -> bool {
+        let last = self.last.as_ref();
+        let last = last.and_then(|(last, _)| last.interruption.as_ref());
+        status.interruption.is_some() && status.interruption.as_ref() != last
     }
 
     fn wrote(
@@ -297,7 +308,9 @@ fn without_progress(status: &NodeCacheStatus) -> NodeCacheStatus {
 
 #[cfg(test)]
 mod tests {
-    use headstart_api::{Amount, CacheItem, ItemPhase};
+    use headstart_api::{
+        Amount, CacheItem, Interruption, InterruptionKind, ItemPhase, NoticeSource,
+    };
 
     use super::*;
 
@@ -337,6 +350,27 @@ mod tests {
         assert_eq!(pace.judge(&more, at(10.0)), Write::Now);
         assert_eq!(pace.judge(&half, at(10.0)), Write::In(PROGRESS_EVERY));
         assert_eq!(pace.judge(&half, at(120.0)), Write::Now);
+    }
+
+    #[test]
+    fn a_notice_of_the_end_is_tried_every_two_seconds_however_often_it_failed() {
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        let mut half = status(ItemPhase::Partial, 5);
+        pace.wrote(half.clone(), Ok(()), start);
+        half.interruption = Some(Interruption {
+            kind: InterruptionKind::Taken,
+            source: NoticeSource::Gcp,
+            noticed: None,
+            at: None,
+        });
+        assert_eq!(pace.judge(&half, start + LEAST), Write::Now);
+        for _ in 0..9 {
+            pace.wrote(half.clone(), Err("away".to_owned()), start);
+            assert_eq!(pace.judge(&half, start), Write::In(URGENT));
+        }
+        pace.wrote(half.clone(), Ok(()), start);
+        assert_eq!(pace.judge(&half, start + LEAST), Write::In(PROGRESS_EVERY));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{Agent, Changes, until_listening, watch_network};
 use crate::cli::{BootArgs, Exit, Own};
 use crate::items::blocking;
+use crate::notice::{self, Notices};
 use crate::report::chain;
 use crate::settings::Reach;
 use crate::store::{Lock, Store};
@@ -20,8 +21,12 @@ const MOST: u64 = 1 << 20;
 
 /// Runs `headstart-agent boot`.
 pub fn command(args: &BootArgs, own: Own) -> Exit {
-    let reach = match Reach::read(&args.reach) {
-        Ok(reach) => reach,
+    let read = Reach::read(&args.reach).and_then(|reach| {
+        let notices = Notices::read(&args.notice)?;
+        Ok((reach, notices))
+    });
+    let (reach, notices) = match read {
+        Ok(read) => read,
         Err(error) => {
             eprintln!("error: {error}");
             return Exit::Usage;
@@ -34,10 +39,15 @@ pub fn command(args: &BootArgs, own: Own) -> Exit {
             return Exit::Store;
         }
     };
-    crate::serve::block_on(run(args, own, reach, store, lock))
+    crate::serve::block_on(run(args, own, (reach, notices), (store, lock)))
 }
 
-async fn run(args: &BootArgs, own: Own, reach: Reach, store: Store, lock: Lock) -> Exit {
+async fn run(
+    args: &BootArgs,
+    own: Own,
+    (reach, notices): (Reach, Notices),
+    (store, lock): (Store, Lock),
+) -> Exit {
     let asked_to_end = interrupted();
     let containerd = reach.containerd.clone();
     let agent = match Agent::new(store.into(), reach, args.reach.share(), own) {
@@ -66,6 +76,7 @@ async fn run(args: &BootArgs, own: Own, reach: Reach, store: Store, lock: Lock) 
         tokio::select! {
             () = follow(&args.intent, &agent) => {}
             () = watch_network(agent.clone()) => {}
+            () = notice::watch(notices, agent.clone()) => {}
             () = crate::serve::answering(agent.clone(), leaving.clone()) => {}
             () = runtime(containerd, &agent) => {}
         }

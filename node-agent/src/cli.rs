@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::csi::CsiArgs;
 use crate::items::Share;
+use crate::notice::NoticeArgs;
 use crate::store::{Lock, Quota, RootRule, Store, StoreError, local_disk};
 
 /// Most seconds that anything is kept or waited for; longer means for ever.
@@ -177,6 +178,8 @@ pub struct ServeArgs {
     pub(crate) reach: ReachArgs,
     #[command(flatten)]
     pub(crate) csi: CsiArgs,
+    #[command(flatten)]
+    pub(crate) notice: NoticeArgs,
     /// Name of the Node this is
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(crate) node_name: String,
@@ -195,6 +198,8 @@ pub struct BootArgs {
     pub(crate) store: StoreArgs,
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
+    #[command(flatten)]
+    pub(crate) notice: NoticeArgs,
     /// The node's NodeCache as JSON; read again whenever it is replaced
     #[arg(long, value_name = "FILE")]
     pub(crate) intent: PathBuf,

@@ -14,6 +14,7 @@ mod handover;
 pub mod housekeeping;
 mod items;
 mod metrics;
+mod notice;
 pub mod report;
 mod runtime;
 pub mod serve;

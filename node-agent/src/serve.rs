@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, watch_network};
 use crate::cli::{Exit, Own, ServeArgs};
+use crate::notice::Notices;
 use crate::report::chain;
 use crate::settings::Reach;
 use crate::warm::interrupted;
-use crate::{announce, boot, csi, handover, metrics};
+use crate::{announce, boot, csi, handover, metrics, notice};
 
 /// Threads that run what never blocks.
 const THREADS: usize = 2;
@@ -32,8 +33,12 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs `headstart-agent serve`.
 pub fn command(args: &ServeArgs, own: Own) -> Exit {
-    match Reach::read(&args.reach) {
-        Ok(reach) => block_on(run(args, own, reach)),
+    let read = Reach::read(&args.reach).and_then(|reach| {
+        let notices = Notices::read(&args.notice)?;
+        Ok((reach, notices))
+    });
+    match read {
+        Ok((reach, notices)) => block_on(run(args, own, reach, notices)),
         Err(error) => {
             eprintln!("error: {error}");
             Exit::Usage
@@ -60,7 +65,7 @@ pub(crate) fn block_on(work: impl Future<Output = Exit>) -> Exit {
     exit
 }
 
-async fn run(args: &ServeArgs, own: Own, reach: Reach) -> Exit {
+async fn run(args: &ServeArgs, own: Own, reach: Reach, notices: Notices) -> Exit {
     let asked_to_end = interrupted();
     let (store, lock) = match handover::open(&args.store.place()) {
         Ok(opened) => opened,
@@ -135,6 +140,7 @@ async fn run(args: &ServeArgs, own: Own, reach: Reach) -> Exit {
         never = ending => never,
         () = announce::announce(client, args.node_name.clone(), agent.clone()) => Exit::Failed,
         () = watch_network(agent.clone()) => Exit::Failed,
+        () = notice::watch(notices, agent.clone()) => Exit::Failed,
         () = boot::runtime(containerd, &agent) => Exit::Failed,
         () = metrics::serve(listener, agent.clone(), figures) => Exit::Failed,
     }

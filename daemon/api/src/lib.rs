@@ -7,7 +7,8 @@
 //! two versions can work side by side.
 
 pub use self::node_cache::{
-    CacheItem, ItemPhase, ItemSource, NodeCache, NodeCacheSpec, NodeCacheStatus,
+    CacheItem, Interruption, InterruptionKind, ItemPhase, ItemSource, NodeCache, NodeCacheSpec,
+    NodeCacheStatus, NoticeSource,
 };
 pub use self::node_claim::{
     ClaimOffering, Instance, NodeClaim, NodeClaimSpec, NodeClaimStatus, Stages,

@@ -25,6 +25,7 @@ use crate::scalar::{Amount, Span};
     printcolumn = r#"{"name": "Wanted", "type": "integer", "jsonPath": ".spec.generation"}"#,
     printcolumn = r#"{"name": "Working on", "type": "integer", "jsonPath": ".status.generation"}"#,
     printcolumn = r#"{"name": "Room", "type": "string", "jsonPath": ".status.room"}"#,
+    printcolumn = r#"{"name": "Interruption", "type": "string", "jsonPath": ".status.interruption.kind"}"#,
     printcolumn = r#"{"name": "Observed", "type": "date", "jsonPath": ".status.observed"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
@@ -75,9 +76,76 @@ pub struct NodeCacheStatus {
     /// Items being fetched now, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fetching: Vec<CacheItem>,
+    /// What the cloud has announced of this machine's end; absent while it has announced nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interruption: Option<Interruption>,
     /// What went wrong last, for people; empty when nothing did.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub problem: String,
+}
+
+/// What a cloud has announced to a machine of its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Interruption {
+    /// What will become of it.
+    pub kind: InterruptionKind,
+    /// Who said so.
+    pub source: NoticeSource,
+    /// When the agent heard of it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
+    pub noticed: Option<Time>,
+    /// When it happens at the earliest: as the cloud said, or as long after the notice as it promises
+    /// where it names no time.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "fine::write"
+    )]
+    pub at: Option<Time>,
+}
+
+/// What will become of a machine. In order: the later is the worse.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum InterruptionKind {
+    /// Nothing yet, but it is more likely to be taken away than others are.
+    AtRisk,
+    /// It will be stopped for the host's maintenance.
+    Maintenance,
+    /// It will be taken away within minutes.
+    Taken,
+}
+
+/// Whose metadata service told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NoticeSource {
+    /// EC2's.
+    Aws,
+    /// Compute Engine's.
+    Gcp,
+    /// Azure's.
+    Azure,
+}
+
+impl NoticeSource {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Aws, Self::Gcp, Self::Azure];
+
+    /// Its word, as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::Gcp => "gcp",
+            Self::Azure => "azure",
+        }
+    }
 }
 
 /// An image or a model; one of the two is given.

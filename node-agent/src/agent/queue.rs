@@ -52,6 +52,8 @@ pub(super) struct Queue {
     /// Images wait until it is there.
     runtime: Runtime,
     course: Course,
+    /// When the machine is taken away, if it is.
+    end: Option<Instant>,
     jitter: RandomState,
 }
 
@@ -164,6 +166,13 @@ impl Entry {
         matches!(self.phase, Phase::Running { .. })
     }
 
+    /// Whether a pod waits for it and it can be there by `end`. What is not known is taken for good.
+    fn is_here_by(&self, end: Instant, rate: Option<f64>, now: Instant) -> bool {
+        let left = end.saturating_duration_since(now);
+        let needs = rate.map_or(0.0, |rate| self.fact.total as f64 / rate);
+        self.is_awaited(now) && !left.is_zero() && needs <= left.as_secs_f64()
+    }
+
     fn order(&self, now: Instant) -> u32 {
         match (self.is_awaited(now), self.rank) {
             (true, _) => 0,
@@ -242,6 +251,19 @@ impl Queue {
         self.course = course;
     }
 
+    /// The machine is taken away then; nothing takes that back.
+    pub(super) fn ends(&mut self, end: Option<Instant>) {
+        self.end = end;
+    }
+
+    /// Why an item that a pod waits for has not begun, for people.
+    pub(super) fn delay(&self) -> &'static str {
+        match self.end {
+            Some(_) => "this machine is taken away before it could be here",
+            None => "its turn has not come",
+        }
+    }
+
     pub(super) fn course(&self) -> Course {
         self.course
     }
@@ -279,11 +301,13 @@ impl Queue {
     pub(super) fn steps(&mut self, now: Instant) -> Vec<Step> {
         self.forget(now);
         let mut order: Vec<(u32, Key)> = Vec::new();
+        let end = self.end;
+        let rate = end.and_then(|_| self.rate());
         for (key, entry) in &self.entries {
             let place = entry.order(now);
             entry.priority.set(place);
             if let Phase::Running { stop, .. } = &entry.phase
-                && !entry.is_wanted(now)
+                && (!entry.is_wanted(now) || (end.is_some() && !entry.is_awaited(now)))
             {
                 stop.cancel();
             }
@@ -309,6 +333,7 @@ impl Queue {
                     if *due <= now
                         && entry.is_wanted(now)
                         && ready_for
+                        && end.is_none_or(|end| entry.is_here_by(end, rate, now))
                         && (under_way < AT_ONCE || place == 0) =>
                 {
                     let stop = CancellationToken::new();
@@ -324,6 +349,15 @@ impl Queue {
             }
         }
         steps
+    }
+
+    /// The most bytes that an item came with per second on this machine.
+    fn rate(&self) -> Option<f64> {
+        let rates = self.entries.values().filter_map(|entry| {
+            let took = entry.fact.took?.as_secs_f64();
+            (entry.fact.total > 0 && took > 0.0).then(|| entry.fact.total as f64 / took)
+        });
+        rates.max_by(f64::total_cmp)
     }
 
     /// When there may be something to do although nothing happens.

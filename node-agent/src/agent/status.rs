@@ -28,9 +28,15 @@ impl Agent {
     /// When the store cannot be read.
     pub(crate) async fn status(&self) -> Result<NodeCacheStatus, StoreError> {
         if !self.is_open()
-            && let Some(status) = &self.inner.heard().relayed
+            && let heard = self.inner.heard()
+            && let Some(status) = &heard.relayed
         {
-            return Ok(status.clone());
+            // Either of the two may have heard of it first.
+            let own = heard.notice.clone();
+            return Ok(NodeCacheStatus {
+                interruption: own.or_else(|| status.interruption.clone()),
+                ..status.clone()
+            });
         }
         let store = self.inner.store.clone();
         let inventory = blocking(move || store.inventory()).await?;
@@ -64,6 +70,7 @@ impl Agent {
                 .iter()
                 .map(|entry| entry.wish.shown.clone())
                 .collect(),
+            interruption: heard.notice.clone(),
             problem: shortened(match heard.problem.as_str() {
                 "" => &heard.trouble,
                 problem => problem,

@@ -249,7 +249,7 @@ impl Asking {
                         }
                     }
                     _ if entry.fact.problem.is_empty() => Stage::Waiting {
-                        why: "its turn has not come".to_owned(),
+                        why: queue.delay().to_owned(),
                     },
                     _ => Stage::Waiting {
                         why: entry.fact.problem.clone(),

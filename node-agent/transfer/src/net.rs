@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use url::{Host, Url};
 
 pub use self::error::NetError;
-pub use self::policy::{HostPolicy, HostPort};
+pub use self::policy::{HostPolicy, HostPort, ProxyRule};
 pub use self::tally::{AnswerClass, Tally};
 
 mod error;
@@ -387,7 +387,11 @@ fn client(
         HeaderValue::from_static(concat!("headstart/", env!("CARGO_PKG_VERSION"))),
     );
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    reqwest::Client::builder()
+    let builder = match policy.proxy {
+        ProxyRule::System => reqwest::Client::builder(),
+        ProxyRule::Never => reqwest::Client::builder().no_proxy(),
+    };
+    builder
         .default_headers(headers)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)

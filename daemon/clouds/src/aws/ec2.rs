@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use headstart_transfer::chain;
 use headstart_transfer::net::Request;
 use http::{HeaderMap, HeaderValue, Method};
 use roxmltree::{Document, Node};
@@ -13,7 +14,7 @@ use url::Url;
 use super::credentials::Credentials;
 use super::sign::{self, Keys, Scope, encode};
 use super::xml::{self, items, text};
-use crate::call::{Answer, CallError, Caller, Said, Verdict, chain};
+use crate::call::{Answer, CallError, Caller, Said, Verdict};
 
 /// Version of the API that the names here are of.
 const VERSION: &str = "2016-11-15";

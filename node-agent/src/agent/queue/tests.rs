@@ -209,3 +209,48 @@ fn an_image_that_is_there_is_done_again_for_another_name() {
     queue.take(vec![image('a', Some("org/app:v2"))], now);
     assert_eq!(queue.steps(now).len(), 1);
 }
+
+#[test]
+fn on_a_machine_that_is_taken_away_only_what_a_pod_waits_for_goes_on_or_begins() {
+    let (mut queue, now) = open();
+    let [wished, waited, later] = ['a', 'b', 'c'].map(model);
+    queue.want(waited.clone(), None, now);
+    queue.take(vec![wished.clone(), waited.clone()], now);
+    assert_eq!(queue.steps(now).len(), 2);
+    queue.ends(Some(now + Duration::from_secs(120)));
+    queue.take(vec![wished.clone(), waited.clone(), later.clone()], now);
+    assert_eq!(started(&queue.steps(now)), Vec::<String>::new());
+    assert!(stop_of(&queue, &wished).is_cancelled());
+    assert!(!stop_of(&queue, &waited).is_cancelled());
+    queue.ended(&wished.key, Ended::Stopped, now);
+    assert_eq!(started(&queue.steps(now)), Vec::<String>::new());
+    queue.want(later.clone(), None, now);
+    assert_eq!(started(&queue.steps(now)), keys(&[later]));
+    // A notice that is taken back leaves nothing behind.
+    queue.ends(None);
+    assert_eq!(started(&queue.steps(now)), keys(&[wished]));
+}
+
+#[test]
+fn what_cannot_be_there_before_the_end_does_not_begin() {
+    let (mut queue, now) = open();
+    let [done, small, large] = ['a', 'b', 'c'].map(model);
+    for wish in [&done, &small, &large] {
+        queue.want(wish.clone(), None, now);
+    }
+    queue.ends(Some(now + Duration::from_secs(30)));
+    let fact = |queue: &mut Queue, wish: &Wish, total, took: Option<u64>| {
+        let fact = &mut queue.entries.get_mut(&wish.key).unwrap().fact;
+        (fact.total, fact.took) = (total, took.map(Duration::from_secs));
+    };
+    // 100 bytes a second.
+    fact(&mut queue, &done, 1000, Some(10));
+    fact(&mut queue, &small, 2900, None);
+    fact(&mut queue, &large, 3100, None);
+    assert_eq!(started(&queue.steps(now)), keys(&[done, small]));
+    assert!(queue.delay().contains("taken away"));
+    assert_eq!(queue.due(now), None);
+    let over = now + Duration::from_secs(30);
+    queue.want(model('d'), None, over);
+    assert_eq!(started(&queue.steps(over)), Vec::<String>::new());
+}

@@ -49,6 +49,18 @@ pub struct HostPolicy {
     pub plain_http: BTreeSet<HostPort>,
     /// Certificate authorities trusted besides the system's, as PEM.
     pub extra_roots_pem: Vec<Vec<u8>>,
+    /// Whether requests may go through a proxy.
+    pub proxy: ProxyRule,
+}
+
+/// Whether requests may go through a proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyRule {
+    /// Through the one that the environment names.
+    #[default]
+    System,
+    /// Never: what answers on this machine alone must not be asked by somebody else for it.
+    Never,
 }
 
 impl HostPolicy {

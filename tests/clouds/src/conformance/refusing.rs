@@ -19,7 +19,7 @@ pub async fn what_has_run_out_is_not_asked_for_again_in_the_same_breath(cloud: &
     let spot = cloud.offerings().spot;
     cloud.control().stock(&spot, 0);
     buy(cloud, "gpu-a").await.unwrap_err();
-    assert_eq!(cloud.control().asked(&spot), 1);
+    assert!(cloud.control().asked(&spot) <= 1);
 }
 
 pub async fn what_has_run_out_here_is_bought_elsewhere(cloud: &dyn Cloud) {
