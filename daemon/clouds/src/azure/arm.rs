@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use headstart_transfer::chain;
 use headstart_transfer::net::{Credential, Origin, Request};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde::Deserialize;
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::token::Tokens;
-use crate::call::{Answer, CallError, Caller, Said, Verdict, chain};
+use crate::call::{Answer, CallError, Caller, Said, Verdict};
 
 /// Header with the request's id.
 const REQUEST_ID: &str = "x-ms-request-id";

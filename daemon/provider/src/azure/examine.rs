@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use headstart_clouds::azure::aks::ManagedCluster;
 use headstart_clouds::azure::arm::Arm;
-use headstart_clouds::call::{Answer, CallError, chain};
+use headstart_clouds::call::{Answer, CallError};
+use headstart_transfer::chain;
 use serde_json::{Map, Value};
 
 use super::settings::Settings;

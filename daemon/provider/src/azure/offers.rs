@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use headstart_clouds::azure::compute::ResourceSku;
 use headstart_clouds::azure::prices::Price;
-use headstart_clouds::call::chain;
 use headstart_core::offer::{CapacityType, Offering, OfferingKey};
+use headstart_transfer::chain;
 use tracing::warn;
 
 use super::Azure;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use headstart_clouds::call::{CallError, Said, chain};
+use headstart_clouds::call::{CallError, Said};
+use headstart_transfer::chain;
 
 use crate::Refusal;
 
