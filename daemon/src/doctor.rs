@@ -86,7 +86,8 @@ async fn examine(args: &DoctorArgs) -> Result<Vec<Examined>, String> {
         true => Some(args.cluster.connect().await?.client),
         false => None,
     };
-    let provider = args.provider.open(connected.as_ref());
+    let environment = |name: &str| std::env::var(name).ok();
+    let provider = args.provider.open(connected.as_ref(), environment);
     let provider = provider.map_err(|error| format!("{error:#}"))?;
     let provider = provider.ok_or("--provider is none")?;
     let pools = match (&connected, args.node_pool.as_slice()) {

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use headstart_clouds::azure::token;
 use headstart_clouds::call::Patience;
+use headstart_provider::azure::{self, Azure};
 use headstart_provider::external::External;
 use headstart_provider::kwok::Kwok;
 use headstart_provider::{Offers, Provider, Site};
 use headstart_transfer::net::{HostPolicy, HostPort, Http};
 use kube::Client;
+use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::catalog;
 use crate::catalog::choose::{CatalogArgs, Hint, market};
+use crate::catalog::{self, Cloud};
 
 /// Where nodes come from, and how it is reached.
 #[derive(Debug, Clone, Args)]
@@ -24,10 +27,13 @@ pub(crate) struct ProviderArgs {
     /// Name of the cluster; instances carry it
     #[arg(long, env = "HEADSTART_CLUSTER_NAME", default_value = "default")]
     pub(crate) cluster_name: String,
-    /// Where nodes come from: `none` (somebody else buys them), `kwok` (nodes that are only objects)
-    /// or `external=URL`
+    /// Where nodes come from: `none` (somebody else buys them), `aws`, `gcp`, `azure`, `kwok` (nodes
+    /// that are only objects) or `external=URL`
     #[arg(long, env = "HEADSTART_PROVIDER", default_value = "none")]
     pub(crate) provider: ProviderKind,
+    /// What the provider of a cloud is told of the account and the cluster, YAML or JSON
+    #[arg(long, env = "HEADSTART_PROVIDER_CONFIG", value_name = "FILE")]
+    pub(crate) provider_config: Option<PathBuf>,
     /// File with the token that an external provider is shown
     #[arg(
         long,
@@ -66,6 +72,8 @@ pub(crate) enum ProviderKind {
     None,
     /// Nodes that are only objects.
     Kwok,
+    /// Nodes of AKS.
+    Azure,
     /// A program that answers over HTTP.
     External(Url),
 }
@@ -77,6 +85,7 @@ impl FromStr for ProviderKind {
         match text.split_once('=') {
             None if text == "none" => Ok(Self::None),
             None if text == "kwok" => Ok(Self::Kwok),
+            None if text == "azure" => Ok(Self::Azure),
             Some(("external", url)) => match Url::parse(url) {
                 Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Self::External(url)),
                 Ok(url) => Err(format!(
@@ -86,7 +95,7 @@ impl FromStr for ProviderKind {
                 Err(error) => Err(format!("{url:?} is no URL: {error}")),
             },
             _ => Err(format!(
-                "{text:?} is no provider; write none, kwok or external=URL"
+                "{text:?} is no provider; write none, aws, gcp, azure, kwok or external=URL"
             )),
         }
     }
@@ -121,11 +130,16 @@ impl ProviderArgs {
         Ok(policy)
     }
 
-    /// The provider; none in companion mode. `client` is for nodes that are only objects.
+    /// The provider; none in companion mode. `client` is for nodes that are only objects, and
+    /// `variable` is the environment, in which clouds tell their programs who they are.
     ///
     /// # Errors
     /// What is wrong with the configuration.
-    pub(crate) fn open(&self, client: Option<&Client>) -> Result<Option<Arc<dyn Provider>>> {
+    pub(crate) fn open(
+        &self,
+        client: Option<&Client>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Arc<dyn Provider>>> {
         let mut policy = self.policy()?;
         Ok(match &self.provider {
             ProviderKind::None => None,
@@ -144,7 +158,17 @@ impl ProviderArgs {
             ProviderKind::Kwok => {
                 let client =
                     client.context("no cluster is reached; its nodes are objects of one")?;
-                Some(Arc::new(Kwok::new(client.clone(), self.market()?)))
+                Some(Arc::new(Kwok::new(client.clone(), self.market(None)?)))
+            }
+            ProviderKind::Azure => {
+                let config: azure::Config = self.config()?;
+                let source = token::Source::of(variable)?;
+                for address in Azure::addresses(&config, &source) {
+                    trust(&mut policy, &address);
+                }
+                let market = self.market(Some((Cloud::Azure, &config.location)))?;
+                let site = self.site(policy, market)?;
+                Some(Arc::new(Azure::open(config, site, source)?))
             }
         })
     }
@@ -158,8 +182,23 @@ impl ProviderArgs {
         })
     }
 
-    fn market(&self) -> Result<Offers> {
-        let market = market(&self.catalog, &Hint::default());
+    /// What `--provider-config` says.
+    fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        let path = self.provider_config.as_ref();
+        let path = path.context("this provider needs --provider-config FILE")?;
+        let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let read = serde_saphyr::from_slice(&bytes);
+        read.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+    }
+
+    /// What the catalog knows; of a cloud's region, unless flags name another.
+    fn market(&self, of: Option<(Cloud, &str)>) -> Result<Offers> {
+        let mut catalog = self.catalog.clone();
+        if let Some((cloud, region)) = of {
+            catalog.cloud.get_or_insert(cloud);
+            catalog.region.get_or_insert_with(|| region.to_owned());
+        }
+        let market = market(&catalog, &Hint::default());
         let market = market.map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
         Ok(market.into())
     }
@@ -199,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_provider_is_one_of_three_words() {
+    fn a_provider_is_one_of_few_words() {
         let read = |text: &str| text.parse::<ProviderKind>();
         assert_eq!(read("none"), Ok(ProviderKind::None));
         assert_eq!(read("kwok"), Ok(ProviderKind::Kwok));
@@ -208,7 +247,7 @@ mod tests {
             Ok(ProviderKind::External(_))
         ));
         for wrong in [
-            "aws",
+            "amazon",
             "external",
             "external=ftp://a",
             "external=x",

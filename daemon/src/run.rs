@@ -90,7 +90,9 @@ async fn run(args: RunArgs) -> Result<()> {
     let client = client().await?;
     let identity = args.identity();
     info!(identity, cluster = args.provider.cluster_name, "starts");
-    let provider = args.provider.open(Some(&client))?;
+    let provider = args
+        .provider
+        .open(Some(&client), |name| std::env::var(name).ok())?;
     let resolver = outside::open(&args.outside, args.provider.policy()?)?;
     let word = provider.as_ref().map_or("none", |provider| provider.name());
     info!(provider = word, "nodes come from there");

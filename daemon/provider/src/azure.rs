@@ -229,6 +229,22 @@ impl Azure {
         })
     }
 
+    /// Every address that is talked to, so that each may be private: endpoints inside of a network of
+    /// one's own are.
+    pub fn addresses(config: &Config, source: &Source) -> Vec<Url> {
+        let identity = match source {
+            Source::Given(_) => None,
+            Source::Federated { authority, .. } => Some(authority),
+            Source::Managed { endpoint, .. } => Some(endpoint),
+        };
+        let endpoints = &config.endpoints;
+        [&endpoints.resource_manager, &endpoints.prices]
+            .into_iter()
+            .chain(identity)
+            .cloned()
+            .collect()
+    }
+
     async fn buy(&self, wanted: &Wanted) -> Result<Instance, Refusal> {
         let settings = Settings::read(&wanted.settings)?;
         let order = self.order(wanted, &settings)?;

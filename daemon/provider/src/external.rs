@@ -38,7 +38,7 @@ use crate::doctor::{self, Finding};
 use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Site, Wanted};
 
 /// Calls per second on average, and at once.
-const CALLS: (u32, f64) = (50, 20.0);
+const CALLS: (u32, f64) = (200, 100.0);
 
 /// A provider behind a URL.
 #[derive(Debug)]
