@@ -61,6 +61,7 @@ mod status;
 mod steps;
 mod tally;
 mod watch;
+mod wish;
 mod write;
 
 /// How long parts may take to end.

@@ -318,7 +318,7 @@ impl Rounds {
             self.retired = retirement;
         }
         let decided = started.elapsed();
-        writes.extend(self.report());
+        writes.extend(self.report(&lists));
         writes.extend(self.store());
         if due(&mut self.shown, SHOW_EVERY) {
             self.gauges.decided(&plan, &lists, &self.retired);
