@@ -159,13 +159,15 @@ impl State {
     /// Machines there are by the truth, and those that can be seen now: each look brings hidden ones
     /// nearer.
     pub(super) fn look(&self) -> Seen {
+        // Held meanwhile, so that nothing is bought between what is seen and what is kept.
+        let mut inner = self.inner();
         let visible = self.control.list();
         let visible = visible.into_iter().map(|machine| machine.id).collect();
         let all = self.control.machines().into_iter();
         let all = all.map(|machine| (machine.id.clone(), machine)).collect();
         let seen = Seen { all, visible };
         // What has lost its machines is gone itself, but for an interrupted one, whose pool stays.
-        self.inner().kept.retain(|_, kept| {
+        inner.kept.retain(|_, kept| {
             kept.failed.is_some() || kept.machines.is_empty() || !seen.of(kept).is_empty()
         });
         seen
