@@ -189,7 +189,8 @@ impl Seen {
 
     /// Whether all of them can be seen.
     pub(super) fn is_visible(&self, kept: &Kept) -> bool {
-        kept.machines.iter().all(|id| self.visible.contains(id))
+        let mut machines = self.of(kept).into_iter();
+        machines.all(|machine| self.visible.contains(&machine.id))
     }
 
     /// Those of a pool that are listed: not the ones that were taken away.
