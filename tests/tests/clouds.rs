@@ -17,6 +17,9 @@ use headstart_clouds::call::{CallError, Caller, Patience};
 use headstart_transfer::net::{HostPolicy, HostPort, Http};
 use url::Url;
 
+#[path = "clouds/azure.rs"]
+mod azure;
+
 const REGION: &str = "us-east-1";
 
 /// Made by three calls, after which moto checks every signature.

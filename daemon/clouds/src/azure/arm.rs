@@ -60,7 +60,7 @@ pub enum Condition {
     None,
     /// It must not be there: `If-None-Match: *`.
     Absent,
-    /// It must be unchanged: `If-Match` with its etag.
+    /// It must be unchanged: `If-Match` with its etag, which the API tells without quotes.
     Unchanged(String),
 }
 
@@ -238,7 +238,8 @@ fn request(ask: &Ask<'_>, url: &Url, token: &str) -> Request {
             add(http::header::IF_NONE_MATCH, HeaderValue::from_static("*"));
         }
         Condition::Unchanged(etag) => {
-            if let Ok(etag) = HeaderValue::from_str(etag) {
+            let etag = format!("\"{}\"", etag.trim_matches('"'));
+            if let Ok(etag) = HeaderValue::from_str(&etag) {
                 add(http::header::IF_MATCH, etag);
             }
         }

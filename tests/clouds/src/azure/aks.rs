@@ -179,7 +179,7 @@ fn conflict(inner: &Inner, seen: &Seen, key: &str, headers: &HeaderMap) -> Optio
         return changed("The resource exists, and If-None-Match is *.");
     }
     if let Some(wanted) = headers.get(http::header::IF_MATCH) {
-        let etag = known.map(|known| known.etag.to_string());
+        let etag = known.map(|known| format!("\"{}\"", known.etag));
         if etag.as_deref().map(str::as_bytes) != Some(wanted.as_bytes()) {
             return changed("The etag does not match.");
         }

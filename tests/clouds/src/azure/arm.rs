@@ -21,7 +21,7 @@ pub(super) const PREVIEW: &str = "2025-10-02-preview";
 const STABLE: &str = "2026-08-01";
 
 /// Entries of a page.
-const PAGE: usize = 2;
+const PAGE: usize = 3;
 
 /// A call that may be made.
 pub(super) struct Call<'a> {

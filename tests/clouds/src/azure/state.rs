@@ -159,13 +159,15 @@ impl State {
     /// Machines there are by the truth, and those that can be seen now: each look brings hidden ones
     /// nearer.
     pub(super) fn look(&self) -> Seen {
+        // Held meanwhile, so that nothing is bought between what is seen and what is kept.
+        let mut inner = self.inner();
         let visible = self.control.list();
         let visible = visible.into_iter().map(|machine| machine.id).collect();
         let all = self.control.machines().into_iter();
         let all = all.map(|machine| (machine.id.clone(), machine)).collect();
         let seen = Seen { all, visible };
         // What has lost its machines is gone itself, but for an interrupted one, whose pool stays.
-        self.inner().kept.retain(|_, kept| {
+        inner.kept.retain(|_, kept| {
             kept.failed.is_some() || kept.machines.is_empty() || !seen.of(kept).is_empty()
         });
         seen
@@ -187,7 +189,8 @@ impl Seen {
 
     /// Whether all of them can be seen.
     pub(super) fn is_visible(&self, kept: &Kept) -> bool {
-        kept.machines.iter().all(|id| self.visible.contains(id))
+        let mut machines = self.of(kept).into_iter();
+        machines.all(|machine| self.visible.contains(&machine.id))
     }
 
     /// Those of a pool that are listed: not the ones that were taken away.
