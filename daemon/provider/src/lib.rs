@@ -22,6 +22,7 @@ pub mod doctor;
 pub mod external;
 pub mod kwok;
 pub mod price;
+pub mod trial;
 
 /// One cloud, or what stands for one.
 pub trait Provider: Send + Sync {

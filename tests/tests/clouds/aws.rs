@@ -33,7 +33,7 @@ ec2 = client("ec2")
 assert code(client("ec2", "wrong").describe_instances) == "AuthFailure"
 order = dict(MinCount=1, MaxCount=1, ImageId="ami-0a123", InstanceType="g6.xlarge",
              SubnetId="subnet-0a2", SecurityGroupIds=["sg-0c1"], ClientToken="one",
-             IamInstanceProfile={"Name": "nodes"}, UserData="#!/bin/sh\n",
+             IamInstanceProfile={"Name": "nodes"}, UserData="echo hi",
              InstanceMarketOptions={"MarketType": "spot"},
              TagSpecifications=[{"ResourceType": "instance",
                                  "Tags": [{"Key": "a", "Value": "b & <c>"}]}])
@@ -167,9 +167,8 @@ async fn boto3_takes_the_cloud_of_the_tests_for_aws() {
     let cloud = Aws::start().unwrap();
     cloud.send("hello");
     let (url, queue) = (cloud.url(), cloud.queue());
-    let driven = tokio::task::spawn_blocking(move || {
-        python(DRIVE, &[&url, KEYS.0, KEYS.1, &queue], "")
-    });
+    let driven =
+        tokio::task::spawn_blocking(move || python(DRIVE, &[&url, KEYS.0, KEYS.1, &queue], ""));
     assert_eq!(driven.await.unwrap().trim(), "driven");
 }
 
@@ -247,7 +246,10 @@ async fn a_node_is_bought_interrupted_and_given_back_on_moto() {
         intent: "{}".to_owned(),
     };
     let bought = provider.ensure(&wanted).await.unwrap();
-    assert!(bought.provider_id.starts_with("aws:///us-east-1a/i-"), "{bought:?}");
+    assert!(
+        bought.provider_id.starts_with("aws:///us-east-1a/i-"),
+        "{bought:?}"
+    );
     assert_eq!(provider.ensure(&wanted).await.unwrap(), bought);
     let id = bought.provider_id.rsplit('/').next().unwrap();
     moto.python(&format!(
