@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use self::doctor::Finding;
 
+pub mod aws;
 pub mod azure;
 pub mod doctor;
 pub mod external;

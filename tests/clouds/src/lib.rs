@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use self::control::{Control, Fault};
 
+pub mod aws;
 pub mod azure;
 pub mod conformance;
 pub mod control;
