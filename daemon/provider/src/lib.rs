@@ -19,6 +19,7 @@ use self::doctor::Finding;
 pub mod azure;
 pub mod doctor;
 pub mod external;
+pub mod gcp;
 pub mod kwok;
 pub mod price;
 
