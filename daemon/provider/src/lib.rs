@@ -20,6 +20,7 @@ pub mod aws;
 pub mod azure;
 pub mod doctor;
 pub mod external;
+pub mod gcp;
 pub mod kwok;
 pub mod price;
 pub mod trial;
