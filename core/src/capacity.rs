@@ -139,8 +139,9 @@ impl Refusal {
     /// The interval doubles when the first request after it is refused again, and halves when that
     /// request gets its instance, within these limits. What was learned is forgotten after a day.
     ///
-    /// Starting points are what the autoscalers of the three clouds have settled on: no capacity 3
-    /// minutes (AWS; up to 30 on GCP), low quota 10 minutes and subscription quota an hour (Azure),
+    /// No capacity is asked about again after 3 minutes at the latest, as long as AWS's autoscaler
+    /// believes it: a call costs nothing, and somebody waits for the machine. Other starting points
+    /// are what the autoscalers of the three clouds have settled on: low quota 10 minutes and subscription quota an hour (Azure),
     /// addresses 30 seconds (GCP), a type that is not sold an hour for spot and 23 hours otherwise
     /// (Azure).
     pub fn limits(self) -> Limits {
@@ -150,7 +151,7 @@ impl Refusal {
             longest: Millis::from_secs(longest),
         };
         match self {
-            Self::NoCapacity => of(30, 180, 1800),
+            Self::NoCapacity => of(30, 180, 180),
             Self::Quota => of(60, 600, 3600),
             Self::NoAddresses => of(30, 30, 600),
             Self::NotSold => of(3600, 3600, 82_800),

@@ -260,6 +260,8 @@ impl<'a> Place<'a> {
         };
         let mut room = self.inventory.map(|inventory| inventory.room);
         let mut evictable = self.evictable(snapshot);
+        // Which items will go is the agent's to choose: a part of one that is wished for may be gone.
+        let mut evicted = 0_u64;
         let mut budget = policy.ahead_of_demand;
         let mut wants: Vec<&Want<'_>> = self.wants.iter().collect();
         wants.sort();
@@ -270,9 +272,16 @@ impl<'a> Place<'a> {
             if !seen.insert(item) {
                 continue;
             }
-            let verdict = self.lacking(item, snapshot).and_then(|lack| {
+            let inventory = match urgency {
+                Urgency::Ahead if evicted > 0 => self.inventory.filter(|has| needs::has(has, item)),
+                _ => self.inventory,
+            };
+            let verdict = lacking(item, inventory, snapshot).and_then(|lack| {
                 match urgency {
-                    Urgency::Demand => make_room(lack.disk, &mut room, &mut evictable)?,
+                    Urgency::Demand => {
+                        let short = make_room(lack.disk, &mut room, &mut evictable)?;
+                        evicted = evicted.saturating_add(short);
+                    }
                     Urgency::Ahead => self.ahead(&lack, &mut room, &mut budget)?,
                 }
                 Ok(lack.bytes)
@@ -288,33 +297,6 @@ impl<'a> Place<'a> {
             }
         }
         list
-    }
-
-    /// What the node lacks of an item, if it can and need be fetched.
-    fn lacking(&self, item: &Item, snapshot: &Snapshot) -> Result<Lack, NotFetched> {
-        if let Item::Image {
-            pin: Pin::Name(name),
-            ..
-        }
-        | Item::Model {
-            pin: Pin::Name(name),
-            ..
-        } = item
-        {
-            return Err(NotFetched::Unresolved { name: name.clone() });
-        }
-        if self.inventory.is_some_and(|has| needs::has(has, item)) {
-            return Err(NotFetched::Present);
-        }
-        let size = *snapshot.items.get(item).ok_or(NotFetched::SizeUnknown)?;
-        let bytes = match self.inventory {
-            Some(inventory) => needs::lacking(item, size, inventory),
-            None => size.transfer,
-        };
-        Ok(Lack {
-            bytes,
-            disk: needs::unpacked(size, bytes),
-        })
     }
 
     /// Whether an item that nobody waits for may be fetched; takes it off what is left.
@@ -347,12 +329,12 @@ impl<'a> Place<'a> {
     /// Bytes that could be freed for what a pod waits for: items that no pod here uses. `None` when
     /// nobody knows, as something of unknown size is there.
     fn evictable(&self, snapshot: &Snapshot) -> Option<u64> {
-        let items = self.inventory?.items.keys();
+        let items = self.inventory?.items.iter();
         items
-            .filter(|item| !self.used.contains(item))
-            .try_fold(0_u64, |sum, item| {
+            .filter(|(item, _)| !self.used.contains(item))
+            .try_fold(0_u64, |sum, (item, state)| {
                 let size = snapshot.items.get(item)?;
-                Some(sum.saturating_add(size.unpacked))
+                Some(sum.saturating_add(needs::on_disk(*size, *state)))
             })
     }
 }
@@ -365,14 +347,45 @@ struct Lack {
     disk: u64,
 }
 
-/// Takes room for something a pod waits for, evicting where that helps. What is not known allows
-/// everything: the agent knows.
+/// What a node with this inventory lacks of an item, if it can and need be fetched.
+fn lacking(
+    item: &Item,
+    inventory: Option<&Inventory>,
+    snapshot: &Snapshot,
+) -> Result<Lack, NotFetched> {
+    if let Item::Image {
+        pin: Pin::Name(name),
+        ..
+    }
+    | Item::Model {
+        pin: Pin::Name(name),
+        ..
+    } = item
+    {
+        return Err(NotFetched::Unresolved { name: name.clone() });
+    }
+    if inventory.is_some_and(|has| needs::has(has, item)) {
+        return Err(NotFetched::Present);
+    }
+    let size = *snapshot.items.get(item).ok_or(NotFetched::SizeUnknown)?;
+    let bytes = match inventory {
+        Some(inventory) => needs::lacking(item, size, inventory),
+        None => size.transfer,
+    };
+    Ok(Lack {
+        bytes,
+        disk: needs::unpacked(size, bytes),
+    })
+}
+
+/// Takes room for something a pod waits for, evicting where that helps; says how many bytes that evicts.
+/// What is not known allows everything: the agent knows.
 fn make_room(
     bytes: u64,
     room: &mut Option<u64>,
     evictable: &mut Option<u64>,
-) -> Result<(), NotFetched> {
-    let Some(free) = room else { return Ok(()) };
+) -> Result<u64, NotFetched> {
+    let Some(free) = room else { return Ok(0) };
     let short = bytes.saturating_sub(*free);
     if let Some(evictable) = evictable {
         if short > *evictable {
@@ -384,7 +397,7 @@ fn make_room(
         *evictable -= short;
     }
     *free = free.saturating_sub(bytes);
-    Ok(())
+    Ok(short)
 }
 
 fn zone_of(node: &Node) -> Option<&str> {

@@ -26,6 +26,7 @@ enum Command {
     /// Show machine types and prices: what is known, from where, how old
     Catalog(Box<crate::catalog::command::Command>),
     Run(Box<crate::run::RunArgs>),
+    Doctor(Box<crate::doctor::DoctorArgs>),
     Crd(crate::crd::CrdArgs),
     #[command(hide = true)]
     Admission(Box<crate::admission::command::AdmissionArgs>),
@@ -72,6 +73,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Top(args) => crate::top::command(&args),
         Command::Page(args) => crate::page::command::command(&args),
         Command::Catalog(args) => crate::catalog::command::command(&args),
+        Command::Doctor(args) => crate::doctor::command(&args),
         Command::Run(args) => crate::run::command(&args),
         Command::Crd(args) => crate::crd::command(&args),
         Command::Admission(args) => crate::admission::command::command(&args),

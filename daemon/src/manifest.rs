@@ -36,6 +36,7 @@ mod finding;
 mod gang;
 pub(crate) mod item;
 mod job;
+pub(crate) mod job_set;
 mod live;
 pub(crate) mod lws;
 pub(crate) mod node;
@@ -152,6 +153,30 @@ where
     let (problems, _) = findings.into_parts();
     match problems.is_empty() {
         true => Ok(trees),
+        false => Err(problems.iter().map(ToString::to_string).collect()),
+    }
+}
+
+/// The node pools of files, each by its name with what it says to its provider.
+///
+/// # Errors
+/// One line per problem.
+pub(crate) fn pools<N, B>(sources: &[(N, B)]) -> Result<Vec<(String, Tree)>, Vec<String>>
+where
+    N: AsRef<str>,
+    B: AsRef<[u8]>,
+{
+    let findings = Findings::default();
+    let mut documents = Vec::new();
+    for (name, bytes) in sources {
+        documents.extend(source::documents(name.as_ref(), bytes.as_ref(), &findings));
+    }
+    let pools = Objects::read(documents, &findings).node_pools.into_iter();
+    let pools = pools.map(|pool| (pool.name, pool.object.spec.provider));
+    let pools = pools.collect();
+    let (problems, _) = findings.into_parts();
+    match problems.is_empty() {
+        true => Ok(pools),
         false => Err(problems.iter().map(ToString::to_string).collect()),
     }
 }

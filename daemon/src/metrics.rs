@@ -17,6 +17,7 @@ use std::time::Duration;
 use headstart_core::money::HourlyPrice;
 use headstart_core::offer::CapacityType;
 use headstart_core::plan::{Plan, Prefetch, RetirementPlan, Target, Urgency};
+use headstart_provider::Refusal;
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
@@ -33,7 +34,6 @@ use self::label::{
     Threat, Verb, Waiting, Write,
 };
 use crate::ledger::{Cached, Deploy, Fetched, ItemKind, Stage};
-use headstart_provider::Refusal;
 
 mod format;
 pub(crate) mod inventory;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use headstart_api::ClaimOffering;
 use headstart_core::snapshot::Policy;
+use headstart_provider::kwok;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +30,7 @@ use self::serve::Pages;
 use self::write::Writer;
 use crate::ledger::shelf::{Keeps, Shelf};
 use crate::metrics::Metrics;
-use headstart_provider::kwok;
+use crate::provider::ProviderKind;
 
 mod announced;
 mod batch;
@@ -91,8 +92,11 @@ async fn run(args: RunArgs) -> Result<()> {
     let stop = CancellationToken::new();
     let client = client().await?;
     let identity = args.identity();
-    info!(identity, cluster = args.cluster_name, "starts");
-    let (provider, resolver) = outside::open(&args.outside, &args.provider, &client)?;
+    info!(identity, cluster = args.provider.cluster_name, "starts");
+    let provider = args
+        .provider
+        .open(Some(&client), |name| std::env::var(name).ok())?;
+    let resolver = outside::open(&args.outside, args.provider.policy()?)?;
     let word = provider.as_ref().map_or("none", |provider| provider.name());
     info!(provider = word, "nodes come from there");
     let (learned, resolved) = mpsc::channel(1);
@@ -119,7 +123,7 @@ async fn run(args: RunArgs) -> Result<()> {
         Duration::from_secs(args.lease_seconds.into()),
     );
     let elector = tokio::spawn(elector.run(stop.clone()));
-    if args.provider == config::ProviderKind::Kwok {
+    if args.provider.provider == ProviderKind::Kwok {
         let (client, held, stop) = (client.clone(), lead.clone(), stop.clone());
         tokio::spawn(async move { kwok::keep::keep(client, || held.is_held(), stop).await });
     }

@@ -49,7 +49,7 @@ enum Command {
     View(ViewArgs),
     /// Show what the store holds
     Inspect(InspectArgs),
-    /// Hash the store's models again, and remove what is not what it should be
+    /// Hash the store's models and images again, and remove what is not what it should be
     Verify(InspectArgs),
     /// Make room: remove what was used least recently, or what is named
     Evict(EvictArgs),
@@ -243,11 +243,14 @@ pub struct EvictArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// Free at least so much, for example 50GB
-    #[arg(long, value_name = "BYTES", required_unless_present = "models")]
+    #[arg(long, value_name = "BYTES", required_unless_present_any = ["models", "images"])]
     pub(crate) bytes: Option<Bytes>,
     /// Remove this model, pinned or not; may be given several times
     #[arg(long = "model", value_name = "ORG/NAME[@COMMIT]")]
     pub(crate) models: Vec<String>,
+    /// Remove this image of those that are kept as plain directories; may be given several times
+    #[arg(long = "image", value_name = "HOST/NAME:TAG|NAME@DIGEST")]
+    pub(crate) images: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use headstart_core::digest::Expected;
+use headstart_core::digest::{Expected, Sha256};
 use headstart_core::quantity::Bytes;
 use headstart_transfer::Digesting;
 use serde::Serialize;
 
 use crate::cli::{EvictArgs, Exit, InspectArgs, StoreArgs};
 use crate::report::chain;
-use crate::store::{Inventory, Item, Lock, Removed, State, Store, StoreError};
+use crate::store::{Image, Inventory, Item, Lock, Removed, State, Store, StoreError};
 
 /// Bytes hashed at once.
 const READ: usize = 1 << 20;
@@ -42,6 +42,30 @@ struct Verified {
     good_bytes: u64,
     /// Objects that were not, and have been removed.
     removed: Vec<Bad>,
+    /// Images kept as plain directories.
+    images: Vec<VerifiedImage>,
+}
+
+#[derive(Debug, Serialize)]
+struct VerifiedImage {
+    name: String,
+    digest: Sha256,
+    found: ImageFound,
+}
+
+/// What an image's root file system was found to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ImageFound {
+    /// What it was when it was made.
+    Good,
+    /// Something else; it has been removed.
+    Removed {
+        /// Its fingerprint now, or why there is none.
+        found: String,
+    },
+    /// Made by an agent that did not write down what it was.
+    Unknown,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +76,14 @@ struct Bad {
     found: String,
 }
 
-/// Hashes every object again and removes those that are wrong.
+impl Verified {
+    fn is_all_good(&self) -> bool {
+        let is_removed = |image: &VerifiedImage| matches!(image.found, ImageFound::Removed { .. });
+        self.removed.is_empty() && !self.images.iter().any(is_removed)
+    }
+}
+
+/// Hashes every object and every unpacked image again and removes those that are wrong.
 pub fn verify(args: &InspectArgs) -> Exit {
     let verified = open_locked(&args.store).and_then(|(store, _lock)| rehash(&store));
     answer(verified, |verified| {
@@ -65,14 +96,32 @@ pub fn verify(args: &InspectArgs) -> Exit {
                     bad.path, bad.repo, bad.expected, bad.found
                 );
             }
+            for image in &verified.images {
+                let named = format!("{}@sha256:{}", image.name, image.digest);
+                match &image.found {
+                    ImageFound::Good => {}
+                    ImageFound::Removed { found } => println!(
+                        "removed {named}: its files are not what they were when it was unpacked, found {found}; fetch the image again"
+                    ),
+                    ImageFound::Unknown => println!(
+                        "unknown {named}: an older agent unpacked it and did not note what it was; evict it and fetch it again to have it verified"
+                    ),
+                }
+            }
+            let count = |wanted| {
+                let images = verified.images.iter();
+                images.filter(|image| image.found == wanted).count()
+            };
             println!(
-                "{} objects verified ({}), {} removed",
+                "{} objects verified ({}), {} removed; {} of {} images verified",
                 verified.good,
                 Bytes(verified.good_bytes),
-                verified.removed.len()
+                verified.removed.len(),
+                count(ImageFound::Good),
+                verified.images.len()
             );
         }
-        match verified.removed.is_empty() {
+        match verified.is_all_good() {
             true => Exit::Done,
             false => Exit::Failed,
         }
@@ -83,21 +132,27 @@ pub fn verify(args: &InspectArgs) -> Exit {
 pub fn evict(args: &EvictArgs) -> Exit {
     let removed = open_locked(&args.store).and_then(|(store, _lock)| {
         let mut removed = Removed::default();
-        let items = store.inventory()?.items;
-        if let Some(unknown) = args
-            .models
-            .iter()
-            .find(|wanted| !items.iter().any(|item| is(item, wanted)))
-        {
+        let Inventory { items, images, .. } = store.inventory()?;
+        let unknown = |wanted: &&String| !items.iter().any(|item| is(item, wanted));
+        if let Some(unknown) = args.models.iter().find(unknown) {
             eprintln!("error: --model {unknown}: the store holds no such model; see `inspect`");
             return Ok(None);
         }
-        for item in items
-            .iter()
-            .filter(|item| args.models.iter().any(|wanted| is(item, wanted)))
-        {
+        let unknown = |wanted: &&String| !images.iter().any(|image| is_image(image, wanted));
+        if let Some(unknown) = args.images.iter().find(unknown) {
+            eprintln!("error: --image {unknown}: the store holds no such image; see `inspect`");
+            return Ok(None);
+        }
+        let named = |item: &&Item| args.models.iter().any(|wanted| is(item, wanted));
+        for item in items.iter().filter(named) {
             store.forget(&item.plan)?;
             removed.names.push(format!("{}@{}", item.repo, item.commit));
+        }
+        let named = |image: &&Image| args.images.iter().any(|wanted| is_image(image, wanted));
+        for image in images.iter().filter(named) {
+            store.forget_image(&image.note.digest)?;
+            removed.names.push(image.note.name.clone());
+            removed.bytes += image.note.bytes;
         }
         removed.bytes += store.remove_orphans()?;
         if let Some(bytes) = args.bytes.filter(|bytes| bytes.0 > removed.bytes) {
@@ -137,7 +192,31 @@ pub(crate) fn hash(path: &Path, expected: &Expected, size: u64) -> std::io::Resu
 fn rehash(store: &Store) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     let mut seen = std::collections::BTreeSet::new();
-    for item in store.inventory()?.items {
+    let inventory = store.inventory()?;
+    for image in inventory.images {
+        let found = match (
+            headstart_unpack::fingerprint(&image.rootfs),
+            image.note.fingerprint,
+        ) {
+            (Ok(found), Some(expected)) if found == expected => ImageFound::Good,
+            (Ok(_), None) => ImageFound::Unknown,
+            (found, _) => {
+                store.forget_image(&image.note.digest)?;
+                ImageFound::Removed {
+                    found: match found {
+                        Ok(found) => found.prefixed(),
+                        Err(error) => chain(&error),
+                    },
+                }
+            }
+        };
+        verified.images.push(VerifiedImage {
+            name: image.note.name,
+            digest: image.note.digest,
+            found,
+        });
+    }
+    for item in inventory.items {
         for file in &item.plan.files {
             let path = store.object(&file.expected);
             if !path.exists() || !seen.insert(file.expected) {
@@ -171,6 +250,12 @@ fn rehash(store: &Store) -> Result<Verified, StoreError> {
 fn is(item: &Item, wanted: &str) -> bool {
     let wanted = wanted.strip_prefix("hf://").unwrap_or(wanted);
     wanted == item.repo || wanted == format!("{}@{}", item.repo, item.commit)
+}
+
+/// Whether an image is the one named, by what it was asked for or with its digest.
+fn is_image(image: &Image, wanted: &str) -> bool {
+    let note = &image.note;
+    wanted == note.name || wanted == format!("{}@{}", note.name, note.digest.prefixed())
 }
 
 fn open_locked(args: &StoreArgs) -> Result<(Store, Lock), StoreError> {

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use headstart_core::quantity::{Bytes, Rate};
+pub use headstart_transfer::chain;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -245,18 +246,4 @@ fn sentence(outcome: &Outcome) -> String {
         }
     };
     format!("ready   {item}\n        {pinned}\n        {how}\n        {place}")
-}
-
-/// An error and everything under it, in one line, each text once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        let said = next.to_string();
-        if !text.ends_with(&said) {
-            text += &format!(": {said}");
-        }
-        source = next.source();
-    }
-    text
 }

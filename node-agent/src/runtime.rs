@@ -4,7 +4,7 @@
 //! chain order. Nothing of the image can be seen before the end, and an image whose layers are not
 //! what its configuration names never lands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 use headstart_containerd as containerd;
@@ -142,18 +142,23 @@ pub(crate) fn spec(resolved: &Resolved, name: Option<&ImageRef>) -> containerd::
 
 /// Refuses what would not fit on the disk at `path`.
 pub(crate) fn require_room(path: PathBuf, need: u64, quota: Quota) -> Result<(), LandingError> {
-    let found = nix::sys::statvfs::statvfs(&path).map_err(|errno| LandingError::Disk {
+    let usable = usable(&path, quota).map_err(|source| LandingError::Disk {
         operation: "measure",
         path: path.clone(),
-        source: errno.into(),
+        source,
     })?;
-    let block = found.fragment_size();
-    let keep = found.blocks() * block / 100 * u64::from(quota.keep_free_percent);
-    let usable = (found.blocks_available() * block).saturating_sub(keep);
     match need > usable {
         true => Err(LandingError::Full { path, need, usable }),
         false => Ok(()),
     }
+}
+
+/// Bytes that may be written to the disk at `path` without taking what stays free.
+pub(crate) fn usable(path: &Path, quota: Quota) -> std::io::Result<u64> {
+    let found = nix::sys::statvfs::statvfs(path)?;
+    let block = found.fragment_size();
+    let keep = found.blocks() * block / 100 * u64::from(quota.keep_free_percent);
+    Ok((found.blocks_available() * block).saturating_sub(keep))
 }
 
 fn descriptor(of: &headstart_registry::Descriptor) -> containerd::Descriptor {

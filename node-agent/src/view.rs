@@ -54,5 +54,8 @@ fn make(args: &ViewArgs) -> Result<PathBuf, (Exit, String)> {
     });
     let made = view.refresh(&plan, &tree);
     made.map_err(|error| (Exit::Failed, chain(&error)))?;
+    if let Err(error) = store.note_use(&plan.id().to_string(), None) {
+        tracing::warn!(reason = %chain(&error), "use not noted: the model may be evicted sooner");
+    }
     Ok(view.hub())
 }

@@ -76,6 +76,8 @@ pub enum Act {
     TrickleBody(Duration),
     /// Sends the body at so many bytes per second.
     Rate(u64),
+    /// What was asked for, once this is cancelled.
+    Held(CancellationToken),
     /// Answers this status with these headers and this body.
     Answer(u16, Vec<(String, String)>, Vec<u8>),
     /// Adds a header to what was asked for.
@@ -428,6 +430,9 @@ impl<S: Wire> Reply<'_, S> {
         if let Act::Silence = act {
             return self.stand_still().await;
         }
+        if let Act::Held(until) = &act {
+            until.cancelled().await;
+        }
         let Some(file) = self.shared.files.get(&asked.path).cloned() else {
             return self.answer(404, Vec::new(), b"no such file").await;
         };
@@ -540,7 +545,13 @@ impl<S: Wire> Reply<'_, S> {
         };
         let mut at = 0;
         while at < stop {
-            let end = (at + piece).min(stop);
+            let mut end = (at + piece).min(stop);
+            if let Act::ChunkedLong(surplus) = act
+                && length - end <= *surplus
+            {
+                // Beside the last byte that was asked for, not after it.
+                end = length;
+            }
             let bytes = &body[at as usize..end as usize];
             if chunked {
                 let size = format!("{:x}\r\n", bytes.len());

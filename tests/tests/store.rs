@@ -24,6 +24,9 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 use url::Url;
 
+#[path = "store/room.rs"]
+mod room;
+
 const MIB: usize = 1 << 20;
 
 /// A tmpfs of its own, gone with the test.

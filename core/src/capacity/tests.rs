@@ -198,6 +198,27 @@ fn a_mark_expires() {
     assert_eq!(allowed(&capacity, &g6(), at(180)), 1);
 }
 
+fn over_quota() -> Outcome {
+    Outcome::Refused {
+        scope: Scope::offering(&g6()),
+        refusal: Refusal::Quota,
+        why: "VcpuLimitExceeded".to_owned(),
+        until: None,
+    }
+}
+
+#[test]
+fn no_capacity_is_asked_about_again_after_three_minutes_however_long_there_is_none() {
+    let mut capacity = Capacity::default();
+    let mut now = at(0);
+    for _ in 0..20 {
+        launch(&mut capacity, &g6(), &exhausted(&g6()), now);
+        let interval = capacity.interval(&Scope::offering(&g6()), Refusal::NoCapacity);
+        assert_eq!(interval, Millis::from_secs(180));
+        now = now + interval;
+    }
+}
+
 #[test]
 fn the_interval_doubles_while_the_cloud_keeps_refusing_and_halves_when_it_gives() {
     let mut capacity = Capacity::default();
@@ -205,23 +226,23 @@ fn the_interval_doubles_while_the_cloud_keeps_refusing_and_halves_when_it_gives(
     let mut now = at(0);
     let mut intervals = Vec::new();
     for outcome in [
-        exhausted(&g6()),
-        exhausted(&g6()),
-        exhausted(&g6()),
-        exhausted(&g6()),
-        exhausted(&g6()),
-        exhausted(&g6()),
+        over_quota(),
+        over_quota(),
+        over_quota(),
+        over_quota(),
+        over_quota(),
+        over_quota(),
         Outcome::Launched,
-        exhausted(&g6()),
+        over_quota(),
         Outcome::Launched,
-        exhausted(&g6()),
+        over_quota(),
     ] {
         launch(&mut capacity, &g6(), &outcome, now);
-        let interval = capacity.interval(&scope, Refusal::NoCapacity);
+        let interval = capacity.interval(&scope, Refusal::Quota);
         intervals.push(interval.0 / 1000);
         now = now + interval;
     }
-    let expected = [180, 360, 720, 1440, 1800, 1800, 900, 900, 450, 450];
+    let expected = [600, 1200, 2400, 3600, 3600, 3600, 1800, 1800, 900, 900];
     assert_eq!(intervals, expected);
 }
 
@@ -229,12 +250,12 @@ fn the_interval_doubles_while_the_cloud_keeps_refusing_and_halves_when_it_gives(
 fn a_lesson_is_forgotten_after_a_day() {
     let mut capacity = Capacity::default();
     let scope = Scope::offering(&g6());
-    launch(&mut capacity, &g6(), &exhausted(&g6()), at(0));
-    launch(&mut capacity, &g6(), &exhausted(&g6()), at(180));
-    let interval = |capacity: &Capacity| capacity.interval(&scope, Refusal::NoCapacity).0 / 1000;
-    assert_eq!(interval(&capacity), 360);
-    launch(&mut capacity, &g6(), &exhausted(&g6()), at(2 * 86_400));
-    assert_eq!(interval(&capacity), 180);
+    launch(&mut capacity, &g6(), &over_quota(), at(0));
+    launch(&mut capacity, &g6(), &over_quota(), at(600));
+    let interval = |capacity: &Capacity| capacity.interval(&scope, Refusal::Quota).0 / 1000;
+    assert_eq!(interval(&capacity), 1200);
+    launch(&mut capacity, &g6(), &over_quota(), at(2 * 86_400));
+    assert_eq!(interval(&capacity), 600);
 }
 
 #[test]
@@ -243,7 +264,7 @@ fn the_cloud_may_say_until_when_within_limits() {
     let mut until = |until| {
         let outcome = Outcome::Refused {
             scope: Scope::offering(&g6()),
-            refusal: Refusal::NoCapacity,
+            refusal: Refusal::Quota,
             why: String::new(),
             until: Some(until),
         };
@@ -251,9 +272,9 @@ fn the_cloud_may_say_until_when_within_limits() {
         let marks: Vec<_> = capacity.marks.values().map(|m| m.until).collect();
         marks[0]
     };
-    assert_eq!(until(at(5)), at(180), "never sooner than learned");
-    assert_eq!(until(at(400)), at(400));
-    assert_eq!(until(Millis(u64::MAX)), at(1800), "never beyond the limit");
+    assert_eq!(until(at(5)), at(600), "never sooner than learned");
+    assert_eq!(until(at(700)), at(700));
+    assert_eq!(until(Millis(u64::MAX)), at(3600), "never beyond the limit");
 }
 
 #[test]

@@ -177,6 +177,15 @@ pub(super) fn unpacked(size: ItemSize, lacking: u64) -> u64 {
     u64::try_from(part).unwrap_or(u64::MAX)
 }
 
+/// Bytes on disk of an item in this state. What nobody has verified counts as whole.
+pub(super) fn on_disk(size: ItemSize, state: ItemState) -> u64 {
+    let lacking = match state {
+        ItemState::Partial { bytes } => size.transfer.saturating_sub(bytes),
+        ItemState::Verified | ItemState::Unknown => 0,
+    };
+    size.unpacked - unpacked(size, lacking).min(size.unpacked)
+}
+
 fn add(missing: &mut Missing, item: &Item, size: ItemSize, lacking: u64) {
     match item {
         Item::Image { .. } => {

@@ -597,6 +597,55 @@ prop_compose! {
     }
 }
 
+/// Evicts as an agent does: whole items that no pod uses, until there is room.
+fn make_room(
+    inventory: &mut Inventory,
+    bytes: u64,
+    used: &BTreeSet<Item>,
+    sizes: &BTreeMap<Item, ItemSize>,
+) {
+    while inventory.room < bytes {
+        let unused = inventory.items.keys().find(|item| !used.contains(item));
+        let Some(item) = unused.cloned() else { return };
+        let state = inventory.items.remove(&item).unwrap();
+        if let Some(size) = sizes.get(&item) {
+            inventory.room += needs::on_disk(*size, state);
+        }
+    }
+}
+
+/// What pods on `node` use, or will use.
+fn used_on(snapshot: &Snapshot, plan: &Plan, node: &str) -> BTreeSet<Item> {
+    let to_come = plan
+        .placements
+        .iter()
+        .filter(|placement| matches!(&placement.target, Target::Node(name) if name == node));
+    let to_come: BTreeSet<&ObjectKey> = to_come.map(|placement| &placement.pod).collect();
+    let pods = snapshot.pods.iter().filter(|pod| match &pod.phase {
+        Phase::Pending => to_come.contains(&pod.key),
+        Phase::Bound { node: on, progress } => on == node && *progress != Progress::Terminating,
+    });
+    pods.flat_map(|pod| pod.shape.items.iter().cloned())
+        .collect()
+}
+
+#[test]
+fn a_part_of_an_item_makes_no_more_room_than_it_takes() {
+    let mut snapshot = world();
+    snapshot.nodes = vec![node("n1", "z1")];
+    let part = ItemState::Partial { bytes: 10 * MIB };
+    has(&mut snapshot, "n1", 5, &[(model(3), part)]);
+    snapshot.pods = vec![pod("a", bound("n1", Progress::Starting), &[image(1)])];
+    check(
+        &snapshot,
+        &Plan::default(),
+        expect![[r#"
+            Node("n1")
+              not image 1: Room { bytes: 20971520, room: 15728640 }
+        "#]],
+    );
+}
+
 proptest! {
     #[test]
     fn the_order_of_the_input_means_nothing((snapshot, plan) in any_world()) {
@@ -659,6 +708,9 @@ proptest! {
             inventory.observed = snapshot.now;
             for fetched in list.items {
                 let disk = needs::unpacked(snapshot.items[&fetched.item], fetched.bytes);
+                if fetched.urgency == Urgency::Demand {
+                    make_room(inventory, disk, &used_on(&snapshot, &plan, name), &snapshot.items);
+                }
                 inventory.room = inventory.room.saturating_sub(disk);
                 inventory.items.insert(fetched.item, ItemState::Verified);
             }

@@ -241,18 +241,6 @@ impl Caller {
     }
 }
 
-/// An error and everything under it, in one line, each text once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let said = cause.to_string();
-        match text.ends_with(&said) {
-            true => text,
-            false => format!("{text}: {said}"),
-        }
-    })
-}
-
 /// A pause between half and all of a time that doubles with each try; `chance` is in 0..1.
 fn backoff(tries: u32, chance: f64) -> Duration {
     let whole = FIRST_PAUSE * 2_u32.pow(tries.saturating_sub(1).min(10));

@@ -5,5 +5,6 @@
 //! words and the request id. Nothing here knows Kubernetes.
 
 pub mod aws;
+pub mod azure;
 pub mod bucket;
 pub mod call;

@@ -25,9 +25,9 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use headstart_clouds::bucket::Bucket;
-use headstart_clouds::call::chain;
-use headstart_clouds::call::{Answer, CallError, Caller, Patience, Said, Verdict};
-use headstart_transfer::net::{Credential, Http, Origin, Request};
+use headstart_clouds::call::{Answer, CallError, Caller, Said, Verdict};
+use headstart_transfer::chain;
+use headstart_transfer::net::{Credential, Origin, Request};
 use http::Method;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
@@ -35,10 +35,10 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::doctor::{self, Finding};
-use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Wanted};
+use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Site, Wanted};
 
 /// Calls per second on average, and at once.
-const CALLS: (u32, f64) = (50, 20.0);
+const CALLS: (u32, f64) = (200, 100.0);
 
 /// A provider behind a URL.
 #[derive(Debug)]
@@ -100,15 +100,11 @@ struct Refused {
 }
 
 impl External {
-    /// The provider at `base`, asked over `http`; `token` is sent to nobody else.
-    pub fn new(http: Http, base: Url, token: Option<String>, read_offers: ReadOffers) -> Self {
-        let patience = Patience {
-            tries: 3,
-            total: Duration::from_secs(20),
-        };
+    /// The provider at `base`; `token` is sent to nobody else.
+    pub fn new(site: Site, base: Url, token: Option<String>, read_offers: ReadOffers) -> Self {
         let bucket = Bucket::new(CALLS.0, CALLS.1, Instant::now());
         Self {
-            caller: Caller::new(http, patience, bucket),
+            caller: Caller::new(site.http, site.patience, bucket),
             base,
             token,
             read_offers,
@@ -267,6 +263,12 @@ fn refusal(error: CallError) -> Refusal {
             "Misconfigured" => Refusal::Misconfigured {
                 field: said.request,
                 said: said.message,
+            },
+            "413" => Refusal::Misconfigured {
+                field: "spec.provider".to_owned(),
+                said: "labels, settings and what is to be fetched are more than it takes; fewer \
+                       prefetched items help"
+                    .to_owned(),
             },
             code => Refusal::Other {
                 said: format!("{code}: {}", said.message),

@@ -44,6 +44,9 @@ const KWOK: &str = "kwok";
 /// the moment, in RFC 3339; anything else is replaced by the moment it was seen.
 pub const INTERRUPT: &str = "headstart.dev/interrupt";
 
+/// What kube's client gives as the reason of an error that is no `Status`.
+const UNREADABLE: &str = "Failed to parse error data";
+
 /// Most Nodes in one page of a list.
 const PAGE: u32 = 500;
 
@@ -242,7 +245,7 @@ fn millis(time: k8s_openapi::jiff::Timestamp) -> Millis {
 fn refusal(error: &kube::Error, permission: &str) -> Refusal {
     let kube::Error::Api(status) = error else {
         return Refusal::Other {
-            said: headstart_clouds::call::chain(error),
+            said: headstart_transfer::chain(error),
         };
     };
     let said = status.message.clone();
@@ -262,6 +265,10 @@ fn refusal(error: &kube::Error, permission: &str) -> Refusal {
                 .and_then(|it| it.causes.first())
                 .map_or_else(|| "the Node".to_owned(), |cause| cause.field.clone()),
             said,
+        },
+        // The page of a proxy, as it came.
+        code if status.reason == UNREADABLE => Refusal::Other {
+            said: format!("what is before the API server answers {code}"),
         },
         code => Refusal::Other {
             said: format!("the API server answers {code}: {said}"),

@@ -16,10 +16,12 @@ use serde_json::{Map, Value};
 
 use self::doctor::Finding;
 
+pub mod azure;
 pub mod doctor;
 pub mod external;
 pub mod kwok;
 pub mod price;
+pub mod trial;
 
 /// One cloud, or what stands for one.
 pub trait Provider: Send + Sync {

@@ -4,11 +4,11 @@ use headstart_core::offer::CapacityType;
 use headstart_core::plan::RetirementPlan;
 use headstart_core::pool::DisruptionReason;
 use headstart_core::reason::{Kept, NotFetched, NotServed};
+use headstart_provider::Refusal;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
 use crate::ledger::{Cached, ItemKind, Stage};
 use crate::plan::words;
-use headstart_provider::Refusal;
 
 /// A label value from a type that has a word for each of its values.
 macro_rules! word {

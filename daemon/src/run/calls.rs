@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use headstart_provider::{Instance, Offers, Provider, Refusal, Release, Wanted};
 use tokio::sync::mpsc;
 
 use super::lease::Lead;
-use headstart_provider::{Instance, Offers, Provider, Refusal, Release, Wanted};
 
 /// Most calls under way at once.
 const MOST_CALLS: usize = 32;

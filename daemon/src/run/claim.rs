@@ -11,6 +11,7 @@ use headstart_core::node::{Node, NodeDisruption, NodeState};
 use headstart_core::offer::{InstanceType, OfferingKey, Rates};
 use headstart_core::plan::NewNode;
 use headstart_core::pool::NodePool;
+use headstart_provider::Wanted;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -19,7 +20,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::announced::effect;
 use super::moving::meant;
-use headstart_provider::Wanted;
 
 /// Most pods that a claim lists.
 const MOST_PODS: usize = 64;

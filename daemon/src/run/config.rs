@@ -1,31 +1,25 @@
 //! What `headstart run` is told, read once: flags, each with an environment variable.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use url::Url;
 
 use super::beside::BesideArgs;
 use super::outside::OutsideArgs;
+use crate::provider::ProviderArgs;
 
 /// Run the control plane: watch the cluster, buy nodes, say what they fetch
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
-    /// Name of the cluster; instances carry it
-    #[arg(long, env = "HEADSTART_CLUSTER_NAME", default_value = "default")]
-    pub(crate) cluster_name: String,
+    #[command(flatten)]
+    pub(crate) provider: ProviderArgs,
     /// Namespace of the lease and of what is remembered
     #[arg(long, env = "HEADSTART_NAMESPACE", default_value = "headstart")]
     pub(crate) namespace: String,
     /// Name of this replica; the pod's
     #[arg(long, env = "HEADSTART_IDENTITY")]
     pub(crate) identity: Option<String>,
-    /// Where nodes come from: `none` (somebody else buys them), `kwok` (nodes that are only objects)
-    /// or `external=URL`
-    #[arg(long, env = "HEADSTART_PROVIDER", default_value = "none")]
-    pub(crate) provider: ProviderKind,
     /// Longest time between two rounds, in milliseconds
     #[arg(
         long,
@@ -113,39 +107,6 @@ pub(crate) struct RunArgs {
     pub(super) beside: BesideArgs,
 }
 
-/// Where nodes come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ProviderKind {
-    /// Somebody else buys them: companion mode.
-    None,
-    /// Nodes that are only objects.
-    Kwok,
-    /// A program that answers over HTTP.
-    External(Url),
-}
-
-impl FromStr for ProviderKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            None if text == "none" => Ok(Self::None),
-            None if text == "kwok" => Ok(Self::Kwok),
-            Some(("external", url)) => match Url::parse(url) {
-                Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Self::External(url)),
-                Ok(url) => Err(format!(
-                    "{}: is no scheme a provider is asked by; write external=https://host:port",
-                    url.scheme()
-                )),
-                Err(error) => Err(format!("{url:?} is no URL: {error}")),
-            },
-            _ => Err(format!(
-                "{text:?} is no provider; write none, kwok or external=URL"
-            )),
-        }
-    }
-}
-
 impl RunArgs {
     /// Name of this replica: what was given, else the host's with the process.
     pub(crate) fn identity(&self) -> String {
@@ -163,30 +124,5 @@ impl RunArgs {
     /// How long an event may wait for others.
     pub(crate) fn delay(&self) -> Duration {
         Duration::from_millis(self.round_delay_ms)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_provider_is_one_of_three_words() {
-        let read = |text: &str| text.parse::<ProviderKind>();
-        assert_eq!(read("none"), Ok(ProviderKind::None));
-        assert_eq!(read("kwok"), Ok(ProviderKind::Kwok));
-        assert!(matches!(
-            read("external=http://127.0.0.1:8"),
-            Ok(ProviderKind::External(_))
-        ));
-        for wrong in [
-            "aws",
-            "external",
-            "external=ftp://a",
-            "external=x",
-            "kwok=1",
-        ] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
     }
 }

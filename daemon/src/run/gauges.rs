@@ -9,11 +9,11 @@ use headstart_api::ClaimOffering;
 use headstart_core::money::HourlyPrice;
 use headstart_core::offer::CapacityType;
 use headstart_core::plan::{Plan, Prefetch, RetirementPlan};
+use headstart_provider::Offers;
 
 use super::write::{Done, NotDone, Write};
 use crate::metrics::Metrics;
 use crate::metrics::label::{Outcome, Phase, RoundEnd};
-use headstart_provider::Offers;
 
 /// How long the loop may take for a round before it counts as stuck.
 const STUCK: u64 = 300;

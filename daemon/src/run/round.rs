@@ -15,6 +15,7 @@ use headstart_core::money::Millis;
 use headstart_core::plan::{Plan, RetirementPlan};
 use headstart_core::pod::{ObjectKey, Phase};
 use headstart_core::pool::PoolState;
+use headstart_provider::{Instance, Offers};
 use kube::Client;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,6 @@ use super::write::{Done, NotDone, Write, Writer};
 use crate::manifest::pool;
 use crate::metrics::label::Reason;
 use crate::plan::{form, now};
-use headstart_provider::{Instance, Offers};
 
 /// For how long a watch may fail before its facts are too old to buy or to give back by.
 const STALE_LIMIT: Duration = Duration::from_secs(60);

@@ -9,6 +9,7 @@ use headstart_core::capacity::{Outcome, Refusal as Refused, Scope};
 use headstart_core::money::Millis;
 use headstart_core::node::NodeState;
 use headstart_core::pod::ObjectKey;
+use headstart_provider::{Instance, InstanceState, Offers, Refusal};
 use kube::{Resource as _, ResourceExt as _};
 use tracing::{error, info, warn};
 
@@ -23,7 +24,6 @@ use super::tally::Goes;
 use super::write::{NotDone, Write};
 use crate::metrics::label::Notice;
 use crate::plan::now;
-use headstart_provider::{Instance, InstanceState, Offers, Refusal};
 
 /// For how long a pool does not buy after a provider said that its settings or rights are wrong.
 const BLOCKED: Millis = Millis::from_secs(300);

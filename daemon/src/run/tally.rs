@@ -7,6 +7,7 @@ use headstart_api::{ClaimOffering, NodeClaim};
 use headstart_core::money::Millis;
 use headstart_core::offer::{Boot, CapacityType};
 use headstart_core::pool::DisruptionReason;
+use headstart_provider::Refusal;
 use kube::ResourceExt as _;
 
 use super::claim;
@@ -14,7 +15,6 @@ use super::life::Why;
 use super::round::Rounds;
 use crate::metrics::label::Reason;
 use crate::plan::now;
-use headstart_provider::Refusal;
 
 impl Rounds {
     /// An instance was given. One that was known is no other.

@@ -129,17 +129,6 @@ pub(crate) fn answer_json(value: &Value) -> Answer {
     with(Response::new(body), &[("content-type", "application/json")])
 }
 
-/// An error with everything under it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        text += &format!(": {next}");
-        source = next.source();
-    }
-    text
-}
-
 /// A file of a repository made on the spot.
 #[derive(Clone)]
 pub(crate) struct Content {

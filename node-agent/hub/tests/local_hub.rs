@@ -88,7 +88,9 @@ impl World {
     async fn fetch(&self, hub: &Hub, plan: &ModelPlan) -> Vec<(String, Result<(), FetchError>)> {
         let limits = Limits {
             patience: Duration::from_secs(20),
-            stall: Duration::from_secs(2),
+            stall: Duration::from_secs(4),
+            // What is sent is counted, however slow this machine is.
+            share_beyond: Duration::from_secs(60),
             ..Limits::default()
         };
         let engine = Engine::new(&http(), limits, BootId::named("test")).unwrap();
@@ -165,13 +167,9 @@ fn blob(hub: &Hub, plan: &ModelPlan, file: &PlannedFile) -> Blob {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        text += &format!(": {next}");
-        source = next.source();
-    }
+/// What is told of an error; never a token.
+fn told(error: &dyn std::error::Error) -> String {
+    let text = headstart_transfer::chain(error);
     assert!(!text.contains('\n') && !text.contains(TOKEN), "{text}");
     text
 }
@@ -232,7 +230,7 @@ async fn a_gated_and_a_private_model_need_a_token_with_a_grant_and_no_other_orig
         world.server.add_token(TOKEN, "user");
         for token in [None, Some(TOKEN), Some("hf_unknownUnknown")] {
             let error = world.resolve(token, "org/name").await.unwrap_err();
-            let line = chain(&error);
+            let line = told(&error);
             match (access, token) {
                 (_, Some("hf_unknownUnknown")) => {
                     assert!(
@@ -384,7 +382,7 @@ async fn a_hub_that_is_not_one_is_refused_in_words() {
         .server
         .faults()
         .add(When::path("/api/"), Fault::Portal);
-    let line = chain(&world.resolve(None, "org/name").await.unwrap_err());
+    let line = told(&world.resolve(None, "org/name").await.unwrap_err());
     assert!(
         line.contains("text/html") && line.contains("check the endpoint"),
         "{line}"
@@ -406,7 +404,7 @@ async fn a_hub_that_is_not_one_is_refused_in_words() {
             "none of the repository's 8 files is selected",
         ),
     ] {
-        let line = chain(&world.resolve(None, model).await.unwrap_err());
+        let line = told(&world.resolve(None, model).await.unwrap_err());
         assert!(
             line.contains(word) && line.contains("cannot resolve org/n"),
             "{line}"
@@ -416,7 +414,7 @@ async fn a_hub_that_is_not_one_is_refused_in_words() {
         .server
         .set_access("org/name", Access::Disabled)
         .unwrap();
-    let line = chain(&world.resolve(None, "org/name").await.unwrap_err());
+    let line = told(&world.resolve(None, "org/name").await.unwrap_err());
     assert!(line.contains("the Hub has disabled the model"), "{line}");
 }
 

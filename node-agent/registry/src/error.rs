@@ -251,17 +251,6 @@ impl fmt::Display for MirrorFailure {
     }
 }
 
-/// An error and everything under it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        text += &format!(": {next}");
-        source = next.source();
-    }
-    text
-}
-
 fn listed(denials: &[String]) -> String {
     match denials.is_empty() {
         true => String::new(),

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headstart_core::digest::Sha256;
+use headstart_transfer::chain;
 use headstart_transfer::net::Request;
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 
 use crate::access::{Answer, Question};
-use crate::error::{MirrorFailure, ResolveError, chain};
+use crate::error::{MirrorFailure, ResolveError};
 use crate::hosts::Endpoint;
 use crate::image::{Descriptor, Layer, RawBlob, Resolved, Secret, chain_ids, sha256};
 use crate::manifest::{self, Config, Document, Entry, Image, Problem};

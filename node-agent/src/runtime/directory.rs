@@ -86,7 +86,9 @@ impl DirectoryLanding {
             .iter()
             .map(|(path, unpacked)| (path.as_path(), *unpacked))
             .collect();
-        headstart_unpack::merge(&by_path, &rootfs).map_err(|source| LandingError::Merge {
+        let merged = headstart_unpack::merge(&by_path, &rootfs)
+            .and_then(|()| headstart_unpack::fingerprint(&rootfs));
+        let fingerprint = merged.map_err(|source| LandingError::Merge {
             image: self.image.clone(),
             source,
         })?;
@@ -100,6 +102,7 @@ impl DirectoryLanding {
                 .values()
                 .map(|unpacked| unpacked.tar_bytes)
                 .sum(),
+            fingerprint: Some(fingerprint),
         };
         let published = self.store.publish_image(&self.staging, &note);
         published.map_err(LandingError::Store)

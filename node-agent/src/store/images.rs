@@ -8,7 +8,7 @@
 //! ```
 //!
 //! An image appears by one rename, when every layer had the digest that its configuration names.
-//! What happens to a root file system afterwards is not noticed.
+//! What happens to a root file system afterwards is noticed by `verify` alone.
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,10 @@ pub struct ImageNote {
     pub digest: Sha256,
     /// Bytes of its root file system, unpacked.
     pub bytes: u64,
+    /// What its root file system was when it was made (`headstart_unpack::fingerprint`); none of one
+    /// that an older agent made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Sha256>,
 }
 
 /// An image in the store.

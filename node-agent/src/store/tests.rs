@@ -218,6 +218,7 @@ fn image(store: &Store, seed: u8, bytes: u64) -> ImageNote {
         name: format!("registry.example/image-{seed}"),
         digest: Sha256([seed; 32]),
         bytes,
+        fingerprint: None,
     };
     let staging = store.stage_image(&note.digest).unwrap();
     fs::create_dir(staging.join("rootfs")).unwrap();

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use headstart_core::quantity::Rate;
 use headstart_testbed::link::Shape;
 use headstart_testbed::model::Recipe;
-use headstart_testbed::serve::{Fault, When};
+use headstart_testbed::serve::{Fault, Site, When};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -107,29 +108,38 @@ async fn an_intent_that_is_replaced_stops_what_it_no_longer_names_and_keeps_its_
 
 #[tokio::test]
 async fn items_come_in_the_order_of_the_intent() {
-    let (bed, _link) = slow(8 * MIB).await;
+    let (bed, link) = slow(0).await;
     let mut models = Vec::new();
+    let mut etags = Vec::new();
     for seed in 1..=3 {
         let repo = format!("org/m{seed}");
-        let (commit, _) = bed.commit(&repo, large(seed, 4 * MIB));
+        let (commit, model) = bed.commit(&repo, large(seed, 4 * MIB));
         models.push(pinned(&repo, &commit));
+        let weights = model.file("model-00001-of-00001.safetensors").unwrap();
+        etags.push(weights.etag());
     }
     models.swap(0, 2);
+    etags.swap(0, 2);
     let models: Vec<&str> = models.iter().map(|model| &**model).collect();
     place(&bed, &intent(1, &models));
     let _agent = boot(&bed, &["--max-connections", "1"]);
-    let status = until_status(&bed, "all are there", |status| {
+    let partial = bed.root().join("partial");
+    let begun = |etag: &String| partial.join(etag).with_extension("journal").exists();
+    until("all wait for the only connection", || {
+        etags.iter().all(begun)
+    })
+    .await;
+    link.set(Shape::default());
+    until_status(&bed, "all are there", |status| {
         models.iter().all(|model| is_verified(status, model))
-    });
-    let status = status.await;
-    let verified = |model: &&str| {
-        let time = item(&status, model).unwrap()["verified"].as_str().unwrap();
-        time.parse::<jiff::Timestamp>().unwrap().as_millisecond()
-    };
-    let times: Vec<i64> = models.iter().map(verified).collect();
-    // The bytes of one take half a second; two may be made durable at the same time.
-    let in_order = |pair: &[i64]| pair[0] <= pair[1] + 100;
-    assert!(times.windows(2).all(in_order), "{times:?}");
+    })
+    .await;
+    // Whoever was known first had the connection until all were; then the order decides.
+    let asked = bed.hub.log().matching(|entry| entry.site == Site::Cdn);
+    let asked: Vec<&str> = asked.iter().map(|entry| entry.path.as_str()).collect();
+    let last = |etag: &String| asked.iter().rposition(|path| path.contains(etag));
+    let last: Vec<Option<usize>> = etags.iter().map(last).collect();
+    assert!(last.is_sorted() && last[0].is_some(), "{last:?}: {asked:?}");
 }
 
 #[tokio::test]
@@ -139,17 +149,32 @@ async fn what_had_arrived_before_a_kill_is_gone_on_with_although_the_file_is_gon
     let large = pinned("org/large", &commit);
     let file = place(&bed, &intent(1, &[&large]));
     let agent = boot(&bed, &[]);
-    until("half of it has been sent", || link.bytes_sent() > 24 * MIB).await;
+    until_status(&bed, "half of it is there", |status| {
+        bytes(status, &large) > 24 * MIB
+    })
+    .await;
+    link.set(Shape {
+        total: Some(Rate(0)),
+        ..Shape::default()
+    });
+    let sent = link.bytes_sent();
+    // Heads of answers count as sent.
+    until_status(&bed, "all that was sent is there", |status| {
+        bytes(status, &large) >= sent - MIB / 8
+    })
+    .await;
     agent.signal(Signal::SIGKILL);
     agent.end().await;
     std::fs::remove_file(file).unwrap();
-    let sent = link.bytes_sent();
 
     link.set(Shape::default());
     let _agent = boot(&bed, &[]);
     let status = until_status(&bed, "it is verified", |status| is_verified(status, &large)).await;
     let again = link.bytes_sent() - sent;
-    assert!(again < 24 * MIB + 8 * MIB, "{again} bytes sent again");
+    // What lies in a socket when its range goes to another connection counts as sent too.
+    assert!(again < 24 * MIB + 16 * MIB, "{again} bytes sent again");
+    let fetched = item(&status, &large).unwrap()["sources"][0]["bytes"].as_u64();
+    assert!(fetched.unwrap() < 50 * MIB, "{status:#}");
     assert_eq!(status["generation"], 1);
     let verified = bed.run("verify", &["--json"]).await;
     assert_eq!(
@@ -160,18 +185,24 @@ async fn what_had_arrived_before_a_kill_is_gone_on_with_although_the_file_is_gon
 }
 
 #[tokio::test]
-async fn an_agent_asked_to_stop_does_so_within_seconds_and_keeps_what_it_has() {
+async fn an_agent_asked_to_stop_does_so_at_once_and_keeps_what_it_has() {
     let (bed, link) = slow(8 * MIB).await;
     let (commit, _) = bed.commit("org/large", large(6, 64 * MIB));
     let large = pinned("org/large", &commit);
     place(&bed, &intent(1, &[&large]));
     let agent = boot(&bed, &[]);
-    until("some of it has been sent", || link.bytes_sent() > 6 * MIB).await;
+    until_status(&bed, "some of it is there", |status| {
+        bytes(status, &large) > 6 * MIB
+    })
+    .await;
+    // The rest would take many minutes.
+    link.set(Shape {
+        total: Some(Rate(MIB / 16)),
+        ..Shape::default()
+    });
     agent.signal(Signal::SIGTERM);
-    let (code, took) = agent.end().await;
-    assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(bed.inventory().await["partial_bytes"].as_u64().unwrap() > 3 * MIB);
+    assert_eq!(agent.end().await.0, Some(0));
+    assert!(bed.inventory().await["partial_bytes"].as_u64().unwrap() > 6 * MIB);
 }
 
 #[tokio::test]

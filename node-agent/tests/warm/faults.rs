@@ -1,6 +1,6 @@
 //! Bytes that are wrong, come late or stop, and agents that are ended.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use headstart_core::quantity::Rate;
 use headstart_testbed::hub::Options;
@@ -9,7 +9,7 @@ use headstart_testbed::model::{Model, Recipe};
 use headstart_testbed::serve::{Door, Fault, Site, When};
 use http::Method;
 
-use crate::bed::{Bed, assert_snapshot, end, files_below, until};
+use crate::bed::{Bed, assert_snapshot, end, files_below, until_has};
 use crate::models::READ;
 
 const MIB: u64 = 1 << 20;
@@ -39,6 +39,22 @@ async fn slow(rate: u64) -> (Bed, Link) {
         ..Options::default()
     };
     (Bed::with(options).await, link)
+}
+
+/// A link that brings nothing.
+fn outage() -> Shape {
+    Shape {
+        total: Some(Rate(0)),
+        ..Shape::default()
+    }
+}
+
+/// A link that brings next to nothing.
+fn trickle() -> Shape {
+    Shape {
+        total: Some(Rate(MIB / 16)),
+        ..Shape::default()
+    }
 }
 
 fn weights(model: &Model) -> u64 {
@@ -113,26 +129,32 @@ async fn what_had_arrived_before_a_kill_is_not_fetched_again() {
     let (_, model) = bed.commit("org/large", large(4, 48 * MIB));
     let started = Instant::now();
     let mut child = bed.warming(&["--model", "org/large"]).spawn().unwrap();
-    until("half of it has been sent", || link.bytes_sent() > 24 * MIB).await;
+    until_has(&mut child, 24 * MIB).await;
+    link.set(outage());
+    let sent = link.bytes_sent();
+    // Heads of answers count as sent.
+    until_has(&mut child, sent - MIB / 8).await;
     child.kill().await.unwrap();
     let ran = end(child, started).await;
     assert_eq!(ran.code, None, "killed, not ended: {ran:#?}");
     assert!(files_below(&bed.root().join("models")).is_empty());
-    let sent = link.bytes_sent();
 
     link.set(Shape::default());
     let ran = bed.warm(&["--model", "org/large"]).await.done();
     let ready = ran.ready("org/large");
-    let again = link.bytes_sent() - sent;
-    let left = weights(&model) - 24 * MIB;
-    // Beyond what was missing: what was in flight, in sockets and in lanes of 16 connections.
+    let resumed = ready["resumed_bytes"].as_u64().unwrap();
+    assert!(resumed >= sent - MIB, "{sent} had been sent: {ready}");
+    // No byte lands twice. What lies in a socket when its range goes to another connection counts as
+    // sent too, a few MiB.
+    let fetched = ready["fetched_bytes"].as_u64().unwrap();
     assert!(
-        again < left + 8 * MIB,
-        "{again} bytes sent again, {left} were left: {ran:#?}"
-    );
-    assert!(
-        ready["resumed_bytes"].as_u64().unwrap() > 16 * MIB,
+        fetched + resumed <= ready["total_bytes"].as_u64().unwrap(),
         "{ready}"
+    );
+    let (again, left) = (link.bytes_sent() - sent, weights(&model) - resumed);
+    assert!(
+        again < left + 16 * MIB,
+        "{again} bytes sent again, {left} were left: {ran:#?}"
     );
     let verified = bed.run("verify", &["--json"]).await.done().json();
     assert_eq!(verified["removed"].as_array().unwrap().len(), 0);
@@ -145,7 +167,7 @@ async fn a_killed_job_resumes_within_a_quota_that_it_fits_into() {
     let quota = (weights(&model) + 2 * MIB).to_string();
     let args = ["--model", "org/large", "--quota", &quota];
     let mut child = bed.warming(&args).spawn().unwrap();
-    until("some of it has been sent", || link.bytes_sent() > 8 * MIB).await;
+    until_has(&mut child, 8 * MIB).await;
     child.kill().await.unwrap();
     link.set(Shape::default());
     let ran = bed.warm(&args).await.done();
@@ -157,21 +179,18 @@ async fn an_agent_asked_to_stop_does_so_at_once_and_keeps_what_it_has() {
     let (bed, link) = slow(8 << 20).await;
     bed.commit("org/large", large(6, 24 * MIB));
     let started = Instant::now();
-    let child = bed.warming(&["--model", "org/large"]).spawn().unwrap();
-    until("some of it has been sent", || link.bytes_sent() > 6 * MIB).await;
+    let mut child = bed.warming(&["--model", "org/large"]).spawn().unwrap();
+    until_has(&mut child, 6 * MIB).await;
+    // The rest would take minutes.
+    link.set(trickle());
     let id = child.id().unwrap().cast_signed();
-    let asked = Instant::now();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::SIGTERM).unwrap();
     let ran = end(child, started).await.exits(4);
-    assert!(
-        asked.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        asked.elapsed()
-    );
     assert!(ran.err.contains("stopped"), "{ran:#?}");
     link.set(Shape::default());
     let ran = bed.warm(&["--model", "org/large"]).await.done();
-    assert!(ran.ready("org/large")["resumed_bytes"].as_u64().unwrap() > 3 * MIB);
+    let resumed = ran.ready("org/large")["resumed_bytes"].as_u64().unwrap();
+    assert!(resumed > 5 * MIB, "{resumed}");
 }
 
 #[tokio::test]

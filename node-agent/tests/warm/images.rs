@@ -235,6 +235,47 @@ async fn a_layer_removes_and_replaces_what_is_below_it() {
 }
 
 #[tokio::test]
+async fn verify_tells_an_image_that_was_changed_from_one_that_was_not() {
+    let site = Site::new(Options::default()).await;
+    let [fine, changed] = [1, 2].map(|seed| {
+        let image = Image::make(&Recipe::trees(seed, 2, 300_000)).unwrap();
+        site.put(&format!("app{seed}"), &image)
+    });
+    let ran = site.warm(&["--image", &fine, &changed]).await.done();
+    let verify = async |code| site.bed.run("verify", &["--json"]).await.exits(code).json();
+    let all = verify(0).await;
+    let found = |all: &Value| -> Vec<Value> {
+        let images = all["images"].as_array().unwrap().iter();
+        images.map(|image| image["found"].clone()).collect()
+    };
+    assert_eq!(found(&all), ["good", "good"], "{all:#}");
+
+    // One bit of one file, whose time is put back.
+    let mut files = files_below(&rootfs(&ran, &changed));
+    files.retain(|path| path.symlink_metadata().unwrap().len() > 100 && !path.is_symlink());
+    let file = files.first().unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[50] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+    let open = std::fs::File::options().write(true).open(file).unwrap();
+    open.set_modified(modified).unwrap();
+    let all = verify(1).await;
+    assert_eq!(found(&all)[0], "good", "{all:#}");
+    assert!(found(&all)[1]["removed"].is_object(), "{all:#}");
+    assert!(rootfs(&ran, &fine).is_dir() && !rootfs(&ran, &changed).exists());
+    assert_eq!(found(&verify(0).await), ["good"]);
+
+    let ran = site.bed.run("evict", &["--image", &changed]).await;
+    assert!(
+        ran.exits(1).only_line().contains("no such image"),
+        "it is gone"
+    );
+    site.bed.run("evict", &["--image", &fine]).await.done();
+    assert_eq!(found(&verify(0).await), Vec::<Value>::new());
+}
+
+#[tokio::test]
 async fn images_and_models_are_warmed_together_and_fail_alone() {
     let site = Site::new(Options::default()).await;
     site.bed

@@ -172,6 +172,32 @@ async fn the_model_used_longest_ago_makes_room_and_a_pinned_one_stays() {
 }
 
 #[tokio::test]
+async fn a_model_that_was_shown_was_used() {
+    let bed = Bed::new().await;
+    let mut each = 0;
+    for (seed, repo) in (1..).zip(["org/a", "org/b", "org/c"]) {
+        each = read_bytes(&bed.commit(repo, recipe(seed)).1);
+    }
+    let quota = (2 * each + MIB).to_string();
+    let warm = async |repo: &str| {
+        let args = ["--model", repo, "--quota", &quota];
+        bed.warm(&args).await.done()
+    };
+    warm("org/a").await;
+    warm("org/b").await;
+    let at = bed.path("view");
+    let view = ["--model", "org/a", "--at", at.to_str().unwrap()];
+    bed.run("view", &view).await.done();
+    warm("org/c").await;
+    let inventory = bed.inventory().await;
+    assert_eq!(
+        in_state(&inventory, "verified"),
+        ["org/a", "org/c"],
+        "{inventory:#}"
+    );
+}
+
+#[tokio::test]
 async fn verify_removes_what_is_wrong_and_only_that_is_fetched_again() {
     let bed = Bed::new().await;
     let (commit, model) = bed.commit("org/tiny", Recipe::default());

@@ -51,9 +51,6 @@ const LEAST_PART: u64 = 1 << 20;
 /// Least bytes that a slow lane is helped with.
 const LEAST_SHARE: u64 = 128 << 10;
 
-/// A part that will keep its lane for longer than this is shared with an idle one.
-const SHARE_BEYOND: Duration = Duration::from_secs(1);
-
 /// How often an idle lane looks whether another has become slow.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -273,7 +270,7 @@ impl Board {
             if transfer.done.is_none() {
                 continue;
             }
-            let Some(work) = transfer.work(now) else {
+            let Some(work) = transfer.work(now, self.limits.share_beyond) else {
                 if !transfer.at_work.is_empty() {
                     earliest = earlier(earliest, Some(now + LOOK_AGAIN));
                 }

@@ -59,6 +59,8 @@ pub struct Limits {
     pub floor: u64,
     /// See `floor`.
     pub floor_window: Duration,
+    /// A part that will keep its connection for longer than this is shared with an idle one.
+    pub share_beyond: Duration,
     /// Memory for bytes that arrived before their turn, over all streams.
     pub stream_buffer: u64,
 }
@@ -72,6 +74,7 @@ impl Default for Limits {
             stall: Duration::from_secs(10),
             floor: 64 << 10,
             floor_window: Duration::from_secs(15),
+            share_beyond: Duration::from_secs(1),
             stream_buffer: 64 << 20,
         }
     }

@@ -107,6 +107,27 @@ impl FetchError {
     }
 }
 
+/// An error and everything under it, each text once, in one line: what is told where an error is
+/// not returned any further.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    // What a parser says may be drawn over several lines.
+    let line = |error: &dyn std::error::Error| {
+        let text = error.to_string();
+        match text.contains('\n') {
+            true => text.split_whitespace().collect::<Vec<_>>().join(" "),
+            false => text,
+        }
+    };
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(line(error), |mut text, cause| {
+        let said = line(cause);
+        if !text.ends_with(&said) {
+            text += &format!(": {said}");
+        }
+        text
+    })
+}
+
 fn disk_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full: free space or choose another --root",
@@ -118,5 +139,29 @@ fn disk_advice(error: &io::Error) -> &'static str {
         io::ErrorKind::WouldBlock => "another process is fetching it",
         io::ErrorKind::NotFound => "a directory on the way is gone",
         _ => "input/output error: check the device",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{said}")]
+    struct Said {
+        said: &'static str,
+        source: Option<Box<Said>>,
+    }
+
+    #[test]
+    fn a_chain_is_one_line_that_says_nothing_twice() {
+        let said = |said, source: Option<Said>| {
+            let source = source.map(Box::new);
+            Said { said, source }
+        };
+        let parser = said("expected a\n  |\n1 | b", None);
+        let file = said("cannot read f", Some(parser));
+        let all = said("no plan: cannot read f", Some(file));
+        assert_eq!(chain(&all), "no plan: cannot read f: expected a | 1 | b");
     }
 }

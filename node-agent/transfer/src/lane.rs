@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::bandwidth::Bandwidth;
 use crate::board::{Assignment, Board, Known, Mode, Next, Outcome};
 use crate::engine::Limits;
+use crate::error::chain;
 use crate::net::{Http, NetError, Request, Response};
 use crate::source::SourceError;
 
@@ -235,7 +236,7 @@ impl Lane {
                 }
                 Ok(Err(error)) => break Err(Outcome::Broke(chain(&error))),
                 Err(_) if span.left() == 0 => break Ok(()),
-                Err(_) if writer.has_batch() && asked.elapsed() < self.limits.stall => {
+                Err(_) if writer.is_behind() && asked.elapsed() < self.limits.stall => {
                     writer.finish().await?;
                     continue;
                 }
@@ -340,9 +341,14 @@ impl<'a> Writer<'a> {
         !self.batch.is_empty()
     }
 
+    /// Whether something has been read and is not known to have landed.
+    fn is_behind(&self) -> bool {
+        self.has_batch() || self.writing.is_some()
+    }
+
     /// How long to wait for the next chunk before looking around.
     fn patience(&self) -> Duration {
-        match self.has_batch() {
+        match self.is_behind() {
             true => BATCH_TIME,
             false => self.lane.limits.stall,
         }
@@ -458,17 +464,6 @@ fn network(error: &NetError) -> Outcome {
         true => Outcome::Broke(text),
         false => Outcome::Dead(text),
     }
-}
-
-/// An error and everything under it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        text += &format!(": {next}");
-        source = next.source();
-    }
-    text
 }
 
 /// `bytes 0-9/100` (RFC 9110, 14.4): the range, half-open, and the total unless it is `*`.

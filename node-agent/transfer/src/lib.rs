@@ -13,7 +13,7 @@ pub mod source;
 
 pub use self::blocking::blocking;
 pub use self::digesting::Digesting;
-pub use self::error::FetchError;
+pub use self::error::{FetchError, chain};
 pub use self::journal::BootId;
 
 mod bandwidth;

@@ -127,7 +127,7 @@ fn is_directory(dir: &OwnedFd, name: &[u8]) -> Result<bool, Errno> {
 }
 
 /// A directory inside, over real directories only.
-fn below(top: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn below(top: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     let path = match path {
         b"" => OsStr::new("."),
         path => OsStr::from_bytes(path),

@@ -152,6 +152,11 @@ impl Control {
         self.inner().stock.insert(offering.clone(), machines);
     }
 
+    /// What is left of the offerings that have an end.
+    pub fn left(&self) -> BTreeMap<OfferingKey, usize> {
+        self.inner().stock.clone()
+    }
+
     /// There is no end to any offering.
     pub fn restock(&self) {
         self.inner().stock.clear();

@@ -6,14 +6,22 @@
 //! about machines and the faults to come, is [`control::Control`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use headstart_clouds::call::Patience;
 use headstart_core::offer::OfferingKey;
-use headstart_provider::Provider;
+use headstart_provider::{Offers, Provider, Site};
+use headstart_transfer::net::{HostPolicy, HostPort, Http};
 use serde_json::{Map, Value};
 
 use self::control::{Control, Fault};
 
+pub mod azure;
+pub mod conformance;
 pub mod control;
+pub mod external;
+pub mod kwok;
+
 pub mod market;
 pub mod server;
 
@@ -34,6 +42,45 @@ pub trait Cloud: Send + Sync {
 
     /// Why this fault cannot happen here, if it cannot.
     fn spared(&self, fault: Fault) -> Option<&'static str>;
+
+    /// Why it does without this, if it does.
+    fn lacks(&self, habit: Habit) -> Option<&'static str> {
+        let _ = habit;
+        None
+    }
+}
+
+/// What not every cloud's provider does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// Hands the intent to the machine, before there is a Node.
+    HandsIntent,
+    /// Asks the cloud for spot prices.
+    AsksSpotPrices,
+    /// Asks the cloud for list prices.
+    AsksListPrices,
+    /// Hears from the cloud that a machine will be taken away.
+    HearsInterruptions,
+    /// Has something of a pool's own to set.
+    ReadsSettings,
+}
+
+/// What a provider for `cluster` is given here: a patience that tests can bear, and `catalog`.
+///
+/// # Panics
+/// Never: loopback can be trusted.
+pub fn site(cluster: &str, catalog: Offers) -> Site {
+    let mut policy = HostPolicy::default();
+    policy.trust_plain_http(HostPort::parse("127.0.0.1").expect("an address"));
+    Site {
+        cluster: cluster.to_owned(),
+        http: Http::new(policy).expect("a client"),
+        patience: Patience {
+            tries: 3,
+            total: Duration::from_secs(10),
+        },
+        catalog,
+    }
 }
 
 /// Offerings of a cloud of the tests.

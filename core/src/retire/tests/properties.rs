@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::plan::Placement;
-use crate::pod::Namespaces;
+use crate::pod::{Namespaces, Sharing};
 use crate::ready::Timing;
 use crate::verify::verify;
 
@@ -96,7 +96,9 @@ prop_compose! {
             .map(|n| Group {
                 key: ObjectKey::new("ns", format!("g{n}")),
                 minimum: BTreeMap::from([(String::new(), 1)]),
+                sets: BTreeMap::new(),
                 same: None,
+                sharing: Sharing::Group,
             })
             .collect();
         world

@@ -6,8 +6,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::{get, put};
 use axum::{Json, Router};
+use headstart_clouds::call::Patience;
 use headstart_core::offer::{CapacityType, OfferingKey};
-use headstart_transfer::net::{HostPolicy, HostPort};
+use headstart_transfer::net::{HostPolicy, HostPort, Http};
 use serde_json::{Value, json};
 
 use super::*;
@@ -46,8 +47,13 @@ async fn provider(side: &Side) -> External {
     let mut policy = HostPolicy::default();
     policy.trust_plain_http(HostPort::parse("127.0.0.1").unwrap());
     let base = format!("http://{address}/base/").parse().unwrap();
-    let http = Http::new(policy).unwrap();
-    External::new(http, base, Some("secret".to_owned()), |table| {
+    let site = Site {
+        cluster: "here".to_owned(),
+        http: Http::new(policy).unwrap(),
+        patience: Patience::default(),
+        catalog: Offers::default(),
+    };
+    External::new(site, base, Some("secret".to_owned()), |table| {
         let (name, price) = std::str::from_utf8(table).unwrap().split_once(',').unwrap();
         Ok(sold(name, price.parse().unwrap()))
     })

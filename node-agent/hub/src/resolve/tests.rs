@@ -7,13 +7,14 @@ use std::time::Duration;
 use axum::body::Body;
 use expect_test::expect;
 use futures_util::stream;
+use headstart_transfer::chain;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::endpoint::Token;
 use crate::scripted::{
-    Answer, Asked, COMMIT, Repo, Server, TOKEN, answer_json, chain, commit, git_sha1, http,
-    refusal, sha256, status, with,
+    Answer, Asked, COMMIT, Repo, Server, TOKEN, answer_json, commit, git_sha1, http, refusal,
+    sha256, status, with,
 };
 
 const OTHER: &str = "76543210fedcba9876543210fedcba9876543210";

@@ -139,6 +139,8 @@ fn engine() -> Engine {
     let limits = Limits {
         connections: 2,
         patience: std::time::Duration::from_secs(20),
+        // What is sent is counted, however slow this machine is.
+        share_beyond: std::time::Duration::from_secs(60),
         ..Limits::default()
     };
     Engine::new(&http(), limits, BootId::named("test")).unwrap()

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use headstart_core::digest::GitSha1;
 use headstart_core::model::{Format, ModelRef, Revision};
+use headstart_transfer::chain;
 use sha2::Digest as _;
 
 use super::*;
 use crate::plan::XetHash;
-use crate::scripted::{COMMIT, TOKEN, chain};
+use crate::scripted::{COMMIT, TOKEN};
 
 const CONTENT: &[u8] = b"the bytes of a large file";
 

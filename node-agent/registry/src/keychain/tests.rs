@@ -132,7 +132,7 @@ fn what_holds_no_login_is_refused_without_quoting_it() {
         ),
     ] {
         let error = Keychain::read(json.as_bytes(), "f").unwrap_err();
-        let text = crate::error::chain(&error);
+        let text = headstart_transfer::chain(&error);
         assert!(text.contains(word), "{text}");
         assert!(
             !text.contains("hunter2") && text.lines().count() == 1,

@@ -14,9 +14,15 @@ use headstart_unpack::{Child, Limits, Request, Style, UnpackError, Unpacked};
 
 use crate::cli::Own;
 use crate::items::{Again, ItemError, Job, Ticket, blocking};
+use crate::runtime::usable;
+use crate::store::Quota;
 
 /// Tries of one layer: a process that died of its own may be a full memory, once.
 const TRIES: usize = 2;
+
+/// What writing to the unpacker's pipe ends with when the disk must not get any fuller. The pipe
+/// itself has no such error.
+const NO_ROOM: io::ErrorKind = io::ErrorKind::StorageFull;
 
 /// What bringing the layers of one image needs.
 #[derive(Clone)]
@@ -39,6 +45,15 @@ enum LayerError {
     Spawn { layer: String, source: io::Error },
     #[error("cannot empty {}", path.display())]
     Empty { path: PathBuf, source: io::Error },
+    #[error(
+        "{layer} unpacks to more than was reserved: less than {keep} % of the disk below {} would stay free; free space there or choose a larger disk",
+        path.display()
+    )]
+    Full {
+        layer: String,
+        path: PathBuf,
+        keep: u8,
+    },
 }
 
 impl LayerError {
@@ -137,6 +152,8 @@ impl Layers<'_> {
         let input = Waited {
             input,
             waited: self.ticket.unpack_wait.clone(),
+            staging: staging.to_owned(),
+            quota: self.job.quota,
         };
         let fetched = self
             .job
@@ -152,6 +169,13 @@ impl Layers<'_> {
             Ok(input) => {
                 drop(input);
                 blocking(move || child.finish()).await.map_err(unpack)
+            }
+            Err(FetchError::Reader { name, source }) if source.kind() == NO_ROOM => {
+                Err(LayerError::Full {
+                    layer: name,
+                    path: staging.to_owned(),
+                    keep: self.job.quota.keep_free_percent,
+                })
             }
             // The process ended before the layer did: it says why.
             Err(FetchError::Reader { name, source }) => {
@@ -179,15 +203,22 @@ fn empty(staging: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(staging)
 }
 
-/// Counts the time that writing takes.
+/// Counts the time that writing takes, and ends it before the disk is too full: what a layer unpacks
+/// to is not known before, and room was reserved by estimate.
 struct Waited<W> {
     input: W,
     waited: Arc<AtomicU64>,
+    staging: PathBuf,
+    /// Says what is to stay free of the disk. None of it: then the disk itself says when it is full.
+    quota: Quota,
 }
 
 impl<W: Write> Write for Waited<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let asked = Instant::now();
+        if self.quota.keep_free_percent > 0 && usable(&self.staging, self.quota)? == 0 {
+            return Err(NO_ROOM.into());
+        }
         let written = self.input.write(bytes);
         self.waited
             .fetch_add(asked.elapsed().as_micros() as u64, Ordering::Relaxed);

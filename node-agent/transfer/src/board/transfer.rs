@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Assignment, Host, LEAST_PART, LEAST_SHARE, LOOK_AGAIN, MAX_PAUSE, MAX_REFUSALS, MAX_STRIKES,
-    Mode, OUT_OF_TROUBLE, Outcome, Place, SHARE_BEYOND, Span, TransferId,
+    Mode, OUT_OF_TROUBLE, Outcome, Place, Span, TransferId,
 };
 use crate::engine::{Limits, Progress};
 use crate::error::FetchError;
@@ -86,10 +86,10 @@ impl AtWork {
 }
 
 impl Transfer {
-    pub(super) fn work(&self, now: Instant) -> Option<Work> {
+    pub(super) fn work(&self, now: Instant, share_beyond: Duration) -> Option<Work> {
         let window = self.sink.window();
         let Some(first) = self.todo.within(window.clone()).first().cloned() else {
-            return self.slowest(now).map(Work::Share);
+            return self.slowest(now, share_beyond).map(Work::Share);
         };
         // A stream's window opens by what its reader takes: not every crumb is worth a request.
         let is_crumb = first.end == window.end
@@ -99,12 +99,12 @@ impl Transfer {
     }
 
     /// The lane that will be at its part for the longest, if that is long enough to help it.
-    pub(super) fn slowest(&self, now: Instant) -> Option<usize> {
+    pub(super) fn slowest(&self, now: Instant, share_beyond: Duration) -> Option<usize> {
         let mut slowest = None;
-        let mut longest = SHARE_BEYOND;
+        let mut longest = share_beyond;
         for (index, at) in self.at_work.iter().enumerate() {
             let (left, time) = (at.span.left(), now.saturating_duration_since(at.since));
-            if left < LEAST_SHARE || time < SHARE_BEYOND {
+            if left < LEAST_SHARE || time < share_beyond {
                 continue;
             }
             let seconds = left as f64 / at.rate(now).max(1.0);

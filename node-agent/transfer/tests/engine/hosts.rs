@@ -11,7 +11,7 @@ async fn fails(url: &str) -> FetchError {
         policy,
         Limits {
             patience: Duration::from_secs(1),
-            ..limits()
+            ..impatient()
         },
     );
     let place = Place::new();
@@ -54,21 +54,28 @@ async fn a_server_that_restarts_is_waited_for() {
     let address = first.address();
     let place = Place::new();
     let blob = blob("b", &content, &[first.url("/file")]);
-    let engine = engine(
-        policy(&[first.url("/")]),
-        Limits {
-            patience: Duration::from_secs(20),
-            ..limits()
-        },
-    );
+    let engine = engine(policy(&[first.url("/")]), limits());
+    let progress = Arc::<Progress>::default();
     let restart = async {
-        until("it is under way", || first.record().sent() > 0).await;
+        until("something has landed", || {
+            progress.landed.load(Ordering::Relaxed) > 0
+        })
+        .await;
         first.stop();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("nobody is there", || {
+            let is_refused = std::net::TcpStream::connect(address).is_err();
+            is_refused && progress.faults.load(Ordering::Relaxed) > 0
+        })
+        .await;
         Faulty::start_at(address, &[("/file", content.clone())], |_| Act::Serve).await
     };
-    let (fetched, second) = tokio::join!(within(30, fetch(&engine, &blob, &place)), restart);
-    assert!(fetched.unwrap() == content);
+    let fetch = async {
+        let fetching = engine.file(&blob, &place.partial, progress.clone());
+        fetching.await.unwrap().publish(place.to.clone()).await
+    };
+    let (fetched, second) = tokio::join!(within(60, fetch), restart);
+    fetched.unwrap();
+    assert!(std::fs::read(&place.to).unwrap() == content);
     assert!(second.record().sent() < 4 * MIB, "what had landed was kept");
 }
 

@@ -1,6 +1,7 @@
 //! Every fault has a defined outcome: the engine against servers that misbehave.
 //!
-//! Real sockets, real files; limits are shortened so that patience ends in seconds.
+//! Real sockets, real files. Where a server is slow or silent, limits are shortened so that patience
+//! ends in seconds; nowhere else does the machine's own pace decide.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,16 +37,29 @@ mod tls;
 
 const MIB: u64 = 1 << 20;
 
-/// Four connections, and patience for tests.
+/// Four connections, and so much patience that a busy machine is not taken for a broken server: what
+/// is counted is what the script does.
 fn limits() -> Limits {
     Limits {
         connections: 4,
         bandwidth: None,
-        patience: Duration::from_secs(2),
-        stall: Duration::from_millis(500),
+        patience: Duration::from_secs(30),
+        stall: Duration::from_secs(20),
         floor: 16 << 10,
-        floor_window: Duration::from_millis(500),
+        floor_window: Duration::from_secs(20),
+        share_beyond: Duration::from_secs(30),
         stream_buffer: 8 << 20,
+    }
+}
+
+/// The same with patience that ends in seconds, for servers that are slow, silent or away.
+fn impatient() -> Limits {
+    Limits {
+        patience: Duration::from_secs(2),
+        stall: Duration::from_secs(3),
+        floor: 1 << 10,
+        floor_window: Duration::from_millis(500),
+        ..limits()
     }
 }
 
@@ -164,7 +178,11 @@ impl Case {
 
     /// Fails, leaving nothing visible, with one line that a person can read.
     async fn fails(&self) -> FetchError {
-        let error = self.run().await.expect_err("this cannot work");
+        self.fails_with(limits()).await
+    }
+
+    async fn fails_with(&self, limits: Limits) -> FetchError {
+        let error = self.run_with(limits).await.expect_err("this cannot work");
         assert!(!self.place.to.exists());
         let line = error.to_string();
         assert!(
@@ -176,6 +194,16 @@ impl Case {
 
     fn faults(&self) -> u64 {
         self.progress.faults.load(Ordering::Relaxed)
+    }
+
+    /// Requests of which the server sent less than was asked for.
+    fn cut_short(&self) -> Vec<usize> {
+        let requests = self.server.record().requests;
+        let cut = requests.iter().filter(|served| {
+            let asked = served.asked.range.clone();
+            asked.is_some_and(|asked| served.sent < asked.end - asked.start)
+        });
+        cut.map(|served| served.asked.number).collect()
     }
 
     /// Bytes sent beyond the file's size.

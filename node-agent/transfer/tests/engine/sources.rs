@@ -37,26 +37,40 @@ async fn two_good_sources_are_both_used_and_no_byte_comes_twice() {
     );
     let (from_a, from_b) = (a.record().sent(), b.record().sent());
     assert!(from_a > MIB && from_b > MIB, "{from_a} {from_b}");
-    assert!(from_a + from_b < 16 * MIB + 2 * MIB, "{from_a} {from_b}");
+    assert_eq!(from_a + from_b, 16 * MIB, "{from_a} {from_b}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_dies_is_replaced_by_the_other() {
-    let (a, b, blob, content) =
-        two(8 * MIB, |_| Act::Rate(2_000_000), |_| Act::Rate(4_000_000)).await;
+    // The second is the slower one until the first is gone.
+    let second = |asked: &Asked| match asked.number {
+        0..3 => Act::Rate(500_000),
+        _ => Act::Serve,
+    };
+    let (a, b, blob, content) = two(24 * MIB, |_| Act::Rate(2_000_000), second).await;
     let engine = engine_for(&a, &b, limits());
     let place = Place::new();
+    let progress = Arc::<Progress>::default();
     let death = async {
-        until("it serves", || a.record().sent() > 500_000).await;
+        until("something of the first has landed", || {
+            progress.landed.load(Ordering::Relaxed) > b.record().sent()
+        })
+        .await;
         a.stop();
     };
-    let (fetched, ()) = within(30, async {
-        tokio::join!(fetch(&engine, &blob, &place), death)
-    })
-    .await;
-    assert!(fetched.unwrap() == content);
+    let fetch = async {
+        let fetching = engine.file(&blob, &place.partial, progress.clone());
+        fetching.await.unwrap().publish(place.to.clone()).await
+    };
+    let (fetched, ()) = within(60, async { tokio::join!(fetch, death) }).await;
+    fetched.unwrap();
+    assert!(std::fs::read(&place.to).unwrap() == content);
     assert!(
-        b.record().sent() < 8 * MIB,
+        progress.faults.load(Ordering::Relaxed) > 0,
+        "it died in the middle"
+    );
+    assert!(
+        b.record().sent() < 24 * MIB,
         "what the first had sent is kept"
     );
 }
@@ -123,27 +137,21 @@ async fn a_tampering_source_beside_one_that_dies_ends_in_a_mismatch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_source_does_not_hold_up_a_quick_one() {
-    let (a, b, blob, content) =
-        two(16 * MIB, |_| Act::Rate(100_000), |_| Act::Rate(8_000_000)).await;
+    let (a, b, blob, content) = two(16 * MIB, |_| Act::Rate(5_000), |_| Act::Rate(8_000_000)).await;
     let engine = engine_for(
         &a,
         &b,
         Limits {
             floor: 0,
+            share_beyond: Duration::from_secs(1),
             ..limits()
         },
     );
-    let start = std::time::Instant::now();
+    // The quick one alone takes seconds; the slow one needs minutes for the smallest part.
     assert!(
         within(60, fetch(&engine, &blob, &Place::new()))
             .await
             .unwrap()
             == content
-    );
-    // The quick one alone, over one connection of four: 2 s; the slow one alone: 40 s.
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        start.elapsed()
     );
 }

@@ -50,18 +50,17 @@ async fn a_wrong_name_an_unknown_authority_and_an_expired_certificate_fail_at_on
         (Certificate::for_name("localhost"), Some(trusting(&other))),
         (Certificate::expired("localhost"), None),
     ] {
-        let start = std::time::Instant::now();
         let policy = policy.unwrap_or_else(|| trusting(&certificate));
         let error = run(&certificate, policy, Act::Serve)
             .await
             .err()
             .expect("it is not to be trusted");
+        // Not when patience ends: that would be a stall.
         assert!(matches!(error, FetchError::Sources { .. }), "{error}");
         assert!(
             error.to_string().contains("TLS with https://localhost"),
             "{error}"
         );
-        assert!(start.elapsed() < Duration::from_secs(5));
     }
 }
 
@@ -71,7 +70,7 @@ async fn plain_http_where_tls_was_expected_is_never_spoken() {
     let server = Faulty::start(&[("/file", content.clone())], |_| Act::Serve).await;
     let url = format!("https://localhost:{}/file", server.address().port());
     let blob = blob("b", &content, &[Url::parse(&url).unwrap()]);
-    let engine = engine(trusting(&Certificate::for_name("localhost")), limits());
+    let engine = engine(trusting(&Certificate::for_name("localhost")), impatient());
     let error = within(30, fetch(&engine, &blob, &Place::new()))
         .await
         .unwrap_err();
