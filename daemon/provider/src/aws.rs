@@ -151,7 +151,11 @@ impl Config {
         }
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Looks whether it makes sense; to be asked before anything else.
+    ///
+    /// # Errors
+    /// The field that makes none, and what to write.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |field: &str, found: &str, fix: &str| ConfigError {
             field: field.to_owned(),
             found: found.to_owned(),
