@@ -19,6 +19,7 @@ use self::control::{Control, Fault};
 pub mod conformance;
 pub mod control;
 pub mod external;
+pub mod gcp;
 pub mod kwok;
 
 pub mod market;
