@@ -12,10 +12,11 @@ use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use headstart_clouds::call::Patience;
 use headstart_clouds::gcp::token::Source;
 use headstart_core::offer::{CapacityType, OfferingKey};
-use headstart_provider::Provider;
 use headstart_provider::gcp::{Config, Gcp};
+use headstart_provider::{Offers, Provider};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -150,7 +151,7 @@ impl Google {
     ///
     /// # Panics
     /// Never: the configuration is right.
-    pub fn provider_with(&self, cluster: &str, source: Source) -> Arc<Gcp> {
+    pub fn provider_with(&self, cluster: &str, source: Source, patience: Patience) -> Arc<Gcp> {
         let url = self.url();
         let config: Config = serde_json::from_value(json!({
             "project": PROJECT,
@@ -159,7 +160,8 @@ impl Google {
             "endpoints": {"container": url, "compute": format!("{url}/compute/v1")},
         }))
         .expect("a configuration");
-        let site = site(cluster, market::catalog(&wares()));
+        let mut site = site(cluster, market::catalog(&wares()));
+        site.patience = patience;
         Arc::new(Gcp::open(config, site, source).expect("a configuration"))
     }
 }
@@ -167,7 +169,8 @@ impl Google {
 impl Cloud for Google {
     fn provider(&self, cluster: &str) -> Arc<dyn Provider> {
         let endpoint = self.url().parse().expect("an address");
-        self.provider_with(cluster, Source::Metadata { endpoint })
+        let patience = site(cluster, Offers::default()).patience;
+        self.provider_with(cluster, Source::Metadata { endpoint }, patience)
     }
 
     fn settings(&self) -> Map<String, Value> {
