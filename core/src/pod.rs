@@ -390,8 +390,36 @@ pub struct Group {
     /// How many of each role must be placed for any to be; what is beyond is elastic. The role is
     /// the value of the members' [`GROUP_ROLE`] label; a group without roles has one, `""`.
     pub minimum: BTreeMap<String, u32>,
-    /// Label whose domain all members must share, such as a zone, if any.
+    /// Roles whose members come in sets that are of use only whole, such as the hosts of a Ray replica,
+    /// with how many make one. All others come one by one.
+    pub sets: BTreeMap<String, u32>,
+    /// Label whose domain members must share, such as a zone, if any.
     pub same: Option<String>,
+    /// Who shares it.
+    pub sharing: Sharing,
+}
+
+/// Who of a group shares a domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// All members, one.
+    #[default]
+    Group,
+    /// The members of each role, one per role: the subgroups of a LeaderWorkerSet.
+    Role,
+}
+
+impl Group {
+    /// How many members of a role are of use only together; 1 where they come one by one.
+    pub fn set_of(&self, role: &str) -> u32 {
+        self.sets.get(role).copied().unwrap_or(1).max(1)
+    }
+
+    /// How many members of a role there are once the next set is whole, `there` being there.
+    pub fn next_whole(&self, role: &str, there: u32) -> u32 {
+        let set = self.set_of(role);
+        (there - there % set).saturating_add(set)
+    }
 }
 
 /// Label that names a pod's role in its group.

@@ -8,10 +8,8 @@
 //! The outcome is the same for every order of the input.
 //!
 //! Not simulated: preemption, since a pod that would push others out gets a node bought; dynamic resource
-//! allocation; a cluster's default spreads, which are preferences and stand in no API; that the hosts of
-//! one elastic Ray replica come together (its minimum is whole); the subgroups of a LeaderWorkerSet that
-//! each want a domain of their own. Peers in a zone do not raise the rate at which bytes come: no agent
-//! serves them yet.
+//! allocation; a cluster's default spreads, which are preferences and stand in no API. Peers in a zone do
+//! not raise the rate at which bytes come: no agent serves them yet.
 
 use std::collections::BTreeMap;
 
@@ -72,8 +70,8 @@ pub(crate) struct Solver<'w> {
     limits: Vec<Option<Limit>>,
     /// Launches by offering, where they are limited.
     launches: BTreeMap<usize, u32>,
-    /// What to restore if a group cannot be placed as a whole.
-    journal: Option<gang::Journal<'w>>,
+    /// What to restore if a group cannot be placed as a whole; the last is that of its last set.
+    journals: Vec<gang::Journal<'w>>,
     /// The domain that the group being placed must share.
     within: Option<(topology::Key, u32)>,
     /// Offerings that no pod is bought, counted by pool; worked out when somebody asks.
@@ -175,7 +173,7 @@ impl<'w> Solver<'w> {
             unserved: BTreeMap::new(),
             limits: Vec::new(),
             launches: BTreeMap::new(),
-            journal: None,
+            journals: Vec::new(),
             within: None,
             never_bought: std::cell::OnceCell::new(),
             members: BTreeMap::new(),
@@ -290,7 +288,7 @@ impl<'w> Solver<'w> {
                         .roles
                         .entry(world.shapes[*shape].role())
                         .or_default() += bound.live;
-                    members.bins.push(b);
+                    members.bins.push((world.shapes[*shape].role(), b));
                 }
                 let by = i32::try_from(bound.live).unwrap_or(i32::MAX);
                 self.topology.count(counting, owned, &place, by);

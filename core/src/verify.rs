@@ -30,13 +30,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::plan::{Plan, Relaxed, Target};
-use crate::pod::{Eviction, ObjectKey, Phase, Unsatisfiable};
+use crate::pod::{Eviction, ObjectKey, Phase, Sharing, Unsatisfiable};
 use crate::reason::{Candidate, Rejection};
 use crate::snapshot::{Policy, Preferences, Snapshot};
 
 use relations::Relations;
 use spread::Skews;
-use state::State;
+use state::{Census, State};
 
 /// One thing that is wrong with a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,21 +251,46 @@ fn groups(state: &State<'_>, violations: &mut Vec<Violation>) {
                 });
             }
         }
+        let roles: BTreeSet<&str> = census.placed_at.iter().map(|(role, _)| *role).collect();
+        for role in &roles {
+            let there = census.by_role.get(role).copied().unwrap_or(0);
+            if there % group.set_of(role) != 0 {
+                violations.push(Violation::PartOfGroup {
+                    group: group.key.clone(),
+                    role: (*role).to_owned(),
+                    placed: there,
+                    minimum: group.next_whole(role, there),
+                });
+            }
+        }
         let Some(key) = &group.same else { continue };
-        let domains = |sites: &BTreeSet<usize>| -> BTreeSet<Option<&str>> {
-            let domain = |site: &usize| state.sites[*site].labels.get(key).map(String::as_str);
-            sites.iter().map(domain).collect()
+        let apart = match group.sharing {
+            Sharing::Group => is_apart(state, &census, key, |_| true),
+            Sharing::Role => roles
+                .iter()
+                .any(|one| is_apart(state, &census, key, |role| role == *one)),
         };
-        // Members that run apart already are nobody's fault here.
-        let (placed, bound) = (domains(&census.placed_at), domains(&census.bound_at));
-        let joins = bound.is_empty() || placed.is_subset(&bound);
-        if placed.len() > 1 || placed.contains(&None) || !joins {
+        if apart {
             violations.push(Violation::GroupApart {
                 group: group.key.clone(),
                 key: key.clone(),
             });
         }
     }
+}
+
+/// Whether placed members of these roles are not all in one domain, which those that run have as well.
+fn is_apart(state: &State<'_>, census: &Census<'_>, key: &str, of: impl Fn(&str) -> bool) -> bool {
+    let domains = |at: &BTreeSet<(&str, usize)>| -> BTreeSet<Option<String>> {
+        let sites = at.iter().filter(|(role, _)| of(role));
+        sites
+            .map(|(_, site)| state.sites[*site].labels.get(key).cloned())
+            .collect()
+    };
+    // Members that run apart already are nobody's fault here.
+    let (placed, bound) = (domains(&census.placed_at), domains(&census.bound_at));
+    let joins = bound.is_empty() || placed.is_subset(&bound);
+    placed.len() > 1 || placed.contains(&None) || !joins
 }
 
 /// What was given up must be said. Only what can be judged on the final state is: taints, spread, and

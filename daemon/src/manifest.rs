@@ -36,6 +36,7 @@ mod finding;
 mod gang;
 pub(crate) mod item;
 mod job;
+pub(crate) mod job_set;
 mod live;
 pub(crate) mod lws;
 pub(crate) mod node;

@@ -3,7 +3,7 @@
 //!
 //! - Whoever starts it (`serve`, `boot`) tells it the intent; it never asks anybody for one.
 //! - Nothing is written to the store before [`Agent::open`], which takes the store's lock.
-//! - What has happened survives the process: the record is on disk before it is told.
+//! - What has happened survives the process: that an item is ready is on disk before it is told.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ use crate::cli::Own;
 use crate::items::{Again, Job, Share, Sums, Ticket, Work, blocking, known_model};
 use crate::report::{Quiet, chain};
 use crate::settings::Reach;
-use crate::store::{Lock, Store, StoreError, make_dir, read_json, write_json};
+use crate::store::{Holding, Lock, Store, StoreError, make_dir, read_json, write_json};
 
 mod ending;
 mod fact;
@@ -199,7 +199,7 @@ impl Agent {
         {
             tracing::warn!("some work did not stop in time");
         }
-        inner.write_record().await;
+        inner.write_record(None).await;
     }
 
     /// Takes an intent, if it is for this node and not outdated. False if it is another node's.
@@ -424,7 +424,7 @@ impl Inner {
                             said: chain(&broken),
                             again: Again::Lasting,
                         };
-                        self.ended(&key, ended, None);
+                        self.ended(&key, ended, None, SystemTime::now());
                     }
                 });
             }
@@ -461,8 +461,13 @@ impl Inner {
         };
         let sums = ticket.tally.sums();
         self.count(&key, &sums, ticket.total.load(Ordering::Relaxed));
-        self.ended(&key, ended, held);
-        self.write_record().await;
+        let now = SystemTime::now();
+        let ready = matches!(ended, Ended::Ready).then_some((&key, now));
+        self.write_record(ready).await;
+        self.ended(&key, ended, held, now);
+        if ready.is_none() {
+            self.write_record(None).await;
+        }
         self.tell();
     }
 
@@ -510,13 +515,13 @@ impl Inner {
             .fetch_add(sums.mismatches, Ordering::Relaxed);
     }
 
-    fn ended(&self, key: &Key, ended: Ended, held: Option<crate::store::Holding>) {
+    fn ended(&self, key: &Key, ended: Ended, held: Option<Holding>, now: SystemTime) {
         let mut queue = self.queue();
         if let Some(entry) = queue.entries.get_mut(key) {
             entry.ticket = None;
             if matches!(ended, Ended::Ready) {
                 let was_ready = entry.fact.verified.is_some();
-                entry.fact.end(SystemTime::now());
+                entry.fact.end(now);
                 entry.held = held.or(entry.held.take());
                 if let (false, Some(took)) = (was_ready, entry.fact.took) {
                     tracing::info!(item = %key, seconds = took.as_secs_f64(), "item is ready");
@@ -552,13 +557,13 @@ impl Inner {
         }
     }
 
+    fn has_store(&self) -> bool {
+        let lock = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        lock.is_some()
+    }
+
     async fn write_intent(&self, intent: Intent) {
-        if self
-            .lock
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .is_none()
-        {
+        if !self.has_store() {
             return;
         }
         let path = self.intent_path();
@@ -567,7 +572,8 @@ impl Inner {
         }
     }
 
-    async fn write_record(&self) {
+    /// Writes down what is known, and that an item became ready then, which nobody has been told yet.
+    async fn write_record(&self, ready: Option<(&Key, SystemTime)>) {
         let record = {
             let queue = self.queue();
             let mut heard = self.heard();
@@ -577,15 +583,15 @@ impl Inner {
             for (key, entry) in &queue.entries {
                 record.facts.insert(key.clone(), entry.fact.clone());
             }
+            if let Some((key, now)) = ready
+                && let Some(fact) = record.facts.get_mut(key)
+            {
+                fact.end(now);
+            }
             record.bound();
             record.clone()
         };
-        if self
-            .lock
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .is_none()
-        {
+        if !self.has_store() {
             return;
         }
         let path = self.record_path();

@@ -79,6 +79,9 @@ pub(crate) const CLIENTS: [PythonEnv; 7] = [
 /// Stand-ins for clouds: a server that speaks AWS's wire formats, with AWS's own Python client.
 const MOTO: PythonEnv = env!("moto-5.2.5");
 
+/// Azure's own Python clients of AKS and of Compute.
+const AZURE: PythonEnv = env!("azure-mgmt-41.8.0");
+
 /// What became of a request for Debian packages.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,7 @@ pub(crate) fn clients(workspace: &Path, target: &Path) -> Result<PathBuf> {
         python(target, env)?;
     }
     python(target, &MOTO)?;
+    python(target, &AZURE)?;
     hf_hub(workspace, target)?;
     Ok(directory(target))
 }

@@ -154,7 +154,7 @@ impl Solver<'_> {
             fits
         });
         if moved && self.new_score(b) < score {
-            self.journal = None;
+            self.keep();
             return true;
         }
         self.roll_back(&pods);

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::pod::ObjectKey;
+use crate::pod::{ObjectKey, Sharing};
 use crate::solve::bins::Kind;
 use crate::solve::demand::{Coming, Demand};
 use crate::solve::topology::{NO_DOMAIN, Rule, Use};
@@ -48,7 +48,7 @@ impl<'w> Solver<'w> {
             self.honour_most(&nominees, &pods);
             let torn = self.torn_groups(&pods);
             if torn.is_empty() {
-                self.journal = None;
+                self.keep();
                 return;
             }
             self.roll_back(&pods);
@@ -106,19 +106,31 @@ impl<'w> Solver<'w> {
     fn is_whole(&mut self, name: &ObjectKey) -> bool {
         let there = self.roles(name);
         let world = self.world;
-        let enough = world.groups.get(name).is_none_or(|group| {
-            let of_role = |role| there.get(role).copied().unwrap_or(0);
-            (group.minimum.iter()).all(|(role, minimum)| of_role(role) >= *minimum)
-        });
+        let Some(group) = world.groups.get(name) else {
+            return true;
+        };
+        let of_role = |role| there.get(role).copied().unwrap_or(0);
+        let enough = (group.minimum.iter()).all(|(role, minimum)| of_role(role) >= *minimum)
+            && (group.sets.keys()).all(|role| {
+                let placed = self.members_at(name, Some(role)).1;
+                placed.is_empty() || of_role(role) % group.set_of(role) == 0
+            });
         let Some(key) = self.shared_key(name) else {
             return enough;
         };
-        let (bound, placed) = self.members_at(name);
-        let domain = |b: &usize| self.bins[*b].domains[key];
-        let placed: BTreeSet<u32> = placed.iter().map(domain).collect();
-        let bound: BTreeSet<u32> = bound.iter().map(domain).collect();
-        let joins = bound.is_empty() || placed.is_subset(&bound);
-        enough && joins && placed.len() <= 1 && !placed.contains(&NO_DOMAIN)
+        let sharers: Vec<Option<&str>> = match group.sharing {
+            Sharing::Group => vec![None],
+            Sharing::Role => there.keys().map(|role| Some(role.as_str())).collect(),
+        };
+        let share = |role: &Option<&str>| {
+            let (bound, placed) = self.members_at(name, *role);
+            let domain = |b: &usize| self.bins[*b].domains[key];
+            let placed: BTreeSet<u32> = placed.iter().map(domain).collect();
+            let bound: BTreeSet<u32> = bound.iter().map(domain).collect();
+            let joins = bound.is_empty() || placed.is_subset(&bound);
+            joins && placed.len() <= 1 && !placed.contains(&NO_DOMAIN)
+        };
+        enough && sharers.iter().all(share)
     }
 
     /// The bin of each nominated pod whose node is there.

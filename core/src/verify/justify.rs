@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::amount::Resources;
 use crate::offer::OfferingKey;
 use crate::plan::Plan;
-use crate::pod::{Group, ObjectKey, Shape};
+use crate::pod::{Group, ObjectKey, Shape, Sharing};
 use crate::pool::{NODES, NodePool};
 use crate::reason::{Candidate, NotServed};
 
@@ -154,7 +154,8 @@ fn in_group_domain(state: &State<'_>, shape: &Shape, site: &Site<'_>) -> bool {
     let census = state.census(&group.key);
     site.labels.contains_key(key)
         && (census.placed_at.union(&census.bound_at))
-            .all(|other| state.sites[*other].labels.get(key) == site.labels.get(key))
+            .filter(|(role, _)| group.sharing == Sharing::Group || *role == shape.role())
+            .all(|(_, other)| state.sites[*other].labels.get(key) == site.labels.get(key))
 }
 
 /// Whether the group lacks more than this one pod, so that one place would not serve it.
@@ -168,7 +169,16 @@ fn is_held_by_group(state: &State<'_>, shape: &Shape) -> bool {
         let own = u32::from(role == shape.role());
         u64::from(minimum.saturating_sub(there.saturating_add(own)))
     });
-    lacks.sum::<u64>() > 0
+    let there = census.by_role.get(shape.role()).copied().unwrap_or(0);
+    let next = group.next_whole(shape.role(), there);
+    lacks.sum::<u64>() > 0 || next.saturating_sub(there) > 1
+}
+
+/// Whether so many members make the next set of a role whole.
+fn is_next_set(state: &State<'_>, group: &Group, role: &str, wanted: u32) -> bool {
+    let census = state.census(&group.key);
+    let there = census.by_role.get(role).copied().unwrap_or(0);
+    group.set_of(role) > 1 && group.next_whole(role, there) == wanted
 }
 
 fn group_of<'a>(state: &State<'a>, shape: &Shape) -> Option<&'a Group> {
@@ -193,10 +203,14 @@ fn wrong_reason(
             ..
         } => match group_of(state, shape) {
             Some(own) if own.key == *group => match own.minimum.get(role) {
-                None => "its group asks for none of that role",
-                Some(right) if right != minimum => "its group asks for another number of that role",
-                Some(_) if placed >= minimum => "the role that is said to lack members does not",
-                Some(_) => return None,
+                None if !is_next_set(state, own, role, *minimum) => {
+                    "its group asks for none of that role"
+                }
+                Some(right) if right != minimum && !is_next_set(state, own, role, *minimum) => {
+                    "its group asks for another number of that role"
+                }
+                _ if placed >= minimum => "the role that is said to lack members does not",
+                _ => return None,
             },
             _ => "it is not of that group",
         },

@@ -91,10 +91,10 @@ pub(super) struct Machine<'a> {
 pub(super) struct Census<'a> {
     pub(super) by_role: BTreeMap<&'a str, u32>,
     pub(super) placed: u32,
-    /// Nodes that some are placed on.
-    pub(super) placed_at: BTreeSet<usize>,
-    /// Nodes that some run on already.
-    pub(super) bound_at: BTreeSet<usize>,
+    /// Nodes that some are placed on, by role.
+    pub(super) placed_at: BTreeSet<(&'a str, usize)>,
+    /// Nodes that some run on already, by role.
+    pub(super) bound_at: BTreeSet<(&'a str, usize)>,
 }
 
 impl<'a> State<'a> {
@@ -190,10 +190,10 @@ impl<'a> State<'a> {
                     *census.by_role.entry(shape.role()).or_default() += here.visible();
                     census.placed += here.placed;
                     if here.placed > 0 {
-                        census.placed_at.insert(index);
+                        census.placed_at.insert((shape.role(), index));
                     }
                     if here.bound > 0 {
-                        census.bound_at.insert(index);
+                        census.bound_at.insert((shape.role(), index));
                     }
                 }
             }

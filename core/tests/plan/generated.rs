@@ -8,7 +8,7 @@ use headstart_core::node::NodeState;
 use headstart_core::offer::{Availability, Boot, CapacityType};
 use headstart_core::pod::{
     Eviction, GROUP_ROLE, Group, HostPort, NodePolicy, ObjectKey, Phase, Pod, PodTerm, Progress,
-    Shape, Spread, TypePattern, Unsatisfiable, Volume,
+    Shape, Sharing, Spread, TypePattern, Unsatisfiable, Volume,
 };
 use headstart_core::pool::{GpuPacking, NODES, NodePool, PoolRequirement, PoolState};
 use headstart_core::snapshot::Preferences;
@@ -407,11 +407,19 @@ fn groups() -> impl Strategy<Value = Group> {
         0_u32..6,
         0_u32..2,
         weighted(0.3, Just(label::ZONE.to_owned())),
+        weighted(0.3, 2_u32..4),
+        prop_oneof![Just(Sharing::Group), Just(Sharing::Role)],
     )
-        .prop_map(|(workers, heads, same)| Group {
+        .prop_map(|(workers, heads, same, set, sharing)| Group {
             key: gang(0),
-            minimum: [(String::new(), workers), ("head".to_owned(), heads)].into(),
+            minimum: [
+                (String::new(), workers - workers % set.unwrap_or(1)),
+                ("head".to_owned(), heads),
+            ]
+            .into(),
+            sets: set.map(|set| (String::new(), set)).into_iter().collect(),
             same,
+            sharing,
         })
 }
 

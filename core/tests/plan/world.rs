@@ -332,6 +332,8 @@ pub(crate) fn group(name: &str, minimum: u32) -> Group {
     Group {
         key: ObjectKey::new("default", name),
         minimum: [(String::new(), minimum)].into(),
+        sets: Default::default(),
+        sharing: Default::default(),
         same: None,
     }
 }

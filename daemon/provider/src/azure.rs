@@ -60,17 +60,24 @@ const AZURE: &str = "azure";
 /// Calls of Resource Manager at once and per second. AKS allows 60, and one more each second.
 const CALLS: (u32, f64) = (50, 1.0);
 
+/// The same of questions how far an operation is. AKS allows 200, and two more each second.
+const STATUS_CALLS: (u32, f64) = (150, 2.0);
+
 /// Calls of the Retail Prices API at once and per second.
 const PRICE_CALLS: (u32, f64) = (10, 2.0);
 
 /// Looks at what is being made, in one purchase, and how long they may take: less than a caller's
 /// patience with one call.
-const LOOKS: usize = 12;
+const LOOKS: usize = 20;
 const LOOKING: Duration = Duration::from_secs(75);
 
 /// Pause between looks where the API names none, and the longest where it does.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+
+/// How often it is looked for a machine while its operation goes on: such a look counts as two of
+/// [`CALLS`], and thirty purchases may be under way.
+const MACHINE_EVERY: Duration = Duration::from_secs(20);
 
 /// When to ask again while another operation is under way.
 const BUSY: Duration = Duration::from_secs(20);
@@ -198,7 +205,12 @@ impl Azure {
             Caller::new(site.http.clone(), site.patience, bucket)
         };
         let endpoint = config.endpoints.resource_manager.clone();
-        let arm = Arc::new(Arm::new(caller(CALLS), tokens, endpoint));
+        let arm = Arc::new(Arm::new(
+            caller(CALLS),
+            caller(STATUS_CALLS),
+            tokens,
+            endpoint,
+        ));
         let aks = Aks::new(
             Arc::clone(&arm),
             &config.subscription,
@@ -271,14 +283,24 @@ impl Azure {
         mut operation: Option<Operation>,
     ) -> Result<Instance, Refusal> {
         let deadline = Instant::now() + LOOKING;
+        let mut looked = Instant::now();
         for look in 0..LOOKS {
-            let mut pause = operation.as_ref().and_then(|operation| operation.wait);
+            let wait = operation.as_ref().and_then(|operation| operation.wait);
+            let pause = wait.unwrap_or(PAUSE).min(LONGEST_PAUSE);
+            if look > 0 {
+                if Instant::now() + pause > deadline {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+            }
             if let Some(started) = &mut operation {
                 let progress = self.arm.progress(started).await;
                 match progress.map_err(|error| refusal::of(&error))? {
                     Progress::Running(wait) => {
-                        pause = wait.or(pause);
-                        started.wait = pause;
+                        started.wait = wait.or(started.wait);
+                        if looked.elapsed() < MACHINE_EVERY {
+                            continue;
+                        }
                     }
                     Progress::Done | Progress::Forgotten => operation = None,
                     Progress::Failed(said) => {
@@ -287,6 +309,7 @@ impl Azure {
                     }
                 }
             }
+            looked = Instant::now();
             let Some(kept) = self.find(name).await? else {
                 let said = format!("{name} was deleted while it was made");
                 return Err(Refusal::Other { said });
@@ -312,11 +335,6 @@ impl Azure {
                     }
                 }
             }
-            let pause = pause.unwrap_or(PAUSE).min(LONGEST_PAUSE);
-            if look + 1 == LOOKS || Instant::now() + pause > deadline {
-                break;
-            }
-            tokio::time::sleep(pause).await;
         }
         Err(Refusal::Other {
             said: format!("{name} is being made and has no machine yet"),

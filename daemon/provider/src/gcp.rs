@@ -117,7 +117,10 @@ pub struct ConfigError {
 
 impl Config {
     /// The region that the cluster is in, checking all else on the way.
-    fn region(&self) -> Result<String, ConfigError> {
+    ///
+    /// # Errors
+    /// The field that makes no sense, and what to write.
+    pub fn region(&self) -> Result<String, ConfigError> {
         let wrong = |field, found: &str, fix| ConfigError {
             field,
             found: found.chars().take(80).collect(),
@@ -183,6 +186,21 @@ pub struct Gcp {
 }
 
 impl Gcp {
+    /// Every address that is talked to, so that each may be private: endpoints inside of a network of
+    /// one's own are.
+    pub fn addresses(config: &Config, source: &Source) -> Vec<Url> {
+        let identity = match source {
+            Source::Given(_) | Source::File(_) => None,
+            Source::Metadata { endpoint } => Some(endpoint),
+        };
+        let endpoints = &config.endpoints;
+        [&endpoints.container, &endpoints.compute]
+            .into_iter()
+            .chain(identity)
+            .cloned()
+            .collect()
+    }
+
     /// Buys for `site.cluster` as `config` says; tokens come from `source`.
     ///
     /// # Errors

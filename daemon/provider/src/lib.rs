@@ -16,12 +16,14 @@ use serde_json::{Map, Value};
 
 use self::doctor::Finding;
 
+pub mod aws;
 pub mod azure;
 pub mod doctor;
 pub mod external;
 pub mod gcp;
 pub mod kwok;
 pub mod price;
+pub mod trial;
 
 /// One cloud, or what stands for one.
 pub trait Provider: Send + Sync {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_core::pod::{Group, ObjectKey, Shape};
+use headstart_core::pod::{Group, ObjectKey, Shape, Sharing};
 
 use super::alias;
 use super::annotation::{self, Annotations};
@@ -13,7 +13,22 @@ use super::finding::{Subject, quoted};
 struct Gang {
     /// By role: how many must be placed if that was said, and how many members there are.
     roles: BTreeMap<String, (Option<u32>, u32)>,
+    sets: BTreeMap<String, u32>,
     same: Option<String>,
+    sharing: Sharing,
+}
+
+/// What a workload asks of one role of a group that it makes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Required<'r> {
+    /// How many must be placed.
+    pub(crate) minimum: u32,
+    /// How many make a set that is of use only whole; 1 where members come one by one.
+    pub(crate) set: u32,
+    /// Label whose domain is shared.
+    pub(crate) same: Option<&'r str>,
+    /// By whom.
+    pub(crate) sharing: Sharing,
 }
 
 /// All groups.
@@ -74,18 +89,16 @@ pub(crate) fn membership(annotations: &Annotations<'_>, namespace: &str) -> Opti
 }
 
 impl Gangs {
-    /// Says how many of a role must be placed, and what all members share.
-    pub(crate) fn require(
-        &mut self,
-        key: &ObjectKey,
-        role: &str,
-        minimum: u32,
-        same: Option<&str>,
-    ) {
+    /// Says how many of a role must be placed, and what members share.
+    pub(crate) fn require(&mut self, key: &ObjectKey, role: &str, required: &Required<'_>) {
         let gang = self.0.entry(key.clone()).or_default();
-        gang.roles.entry(role.to_owned()).or_default().0 = Some(minimum);
-        if let Some(same) = same {
+        gang.roles.entry(role.to_owned()).or_default().0 = Some(required.minimum);
+        if required.set > 1 {
+            gang.sets.insert(role.to_owned(), required.set);
+        }
+        if let Some(same) = required.same {
             gang.same = Some(same.to_owned());
+            gang.sharing = required.sharing;
         }
     }
 
@@ -134,7 +147,9 @@ impl Gangs {
                     .map(|(role, (minimum, members))| (role, minimum.unwrap_or(members)))
                     .filter(|(_, minimum)| *minimum > 0)
                     .collect(),
+                sets: gang.sets,
                 same: gang.same,
+                sharing: gang.sharing,
             })
             .filter(|group| !group.minimum.is_empty())
             .collect()

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::finding::{Findings, Place, Subject, likely, quoted};
 use super::source::{Document, kind_of};
-use super::{lws, ray};
+use super::{job_set, lws, ray};
 use headstart_api::{NodeCache, NodePool, Prefetch};
 
 /// Most labels, and most annotations, of one object. The API has no such limit, but an object with
@@ -89,7 +89,7 @@ objects! {
     ray_services: ray::RayService = "ray.io" ["v1", "v1alpha1"] "RayService",
     ray_jobs: ray::RayJob = "ray.io" ["v1", "v1alpha1"] "RayJob",
     leader_worker_sets: lws::LeaderWorkerSet = "leaderworkerset.x-k8s.io" ["v1"] "LeaderWorkerSet",
-    job_sets: lws::JobSet = "jobset.x-k8s.io" ["v1alpha2"] "JobSet",
+    job_sets: job_set::JobSet = "jobset.x-k8s.io" ["v1alpha2"] "JobSet",
     node_pools: NodePool = "headstart.dev" ["v1alpha1"] "NodePool",
     node_caches: NodeCache = "headstart.dev" ["v1alpha1"] "NodeCache",
     prefetches: Prefetch = "headstart.dev" ["v1alpha1"] "Prefetch",
@@ -309,7 +309,7 @@ partly!(
     ray::RayService,
     ray::RayJob,
     lws::LeaderWorkerSet,
-    lws::JobSet,
+    job_set::JobSet,
     NodePool,
     NodeCache,
     Prefetch,

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::annotation::Annotations;
 use super::gang::{self, Membership};
 use super::live::{self, WorkloadKey};
+use super::lws;
 use super::object::{Placed, controller};
 use super::shape::{self, Template};
 use super::workload::{Maker, Owned};
@@ -118,9 +119,14 @@ fn member(
         "LeaderWorkerSet" => {
             let group = label("leaderworkerset.sigs.k8s.io/group-index")?;
             let index = label("leaderworkerset.sigs.k8s.io/worker-index")?;
-            let role = if index == "0" { "leader" } else { "worker" };
+            let part = owned.parts.and_then(label);
+            let role = match part {
+                Some(part) => lws::role_of(&part),
+                None if index == "0" => lws::LEADER.to_owned(),
+                None => lws::WORKER.to_owned(),
+            };
             let key = ObjectKey::new(template.namespace, format!("{name}-{group}"));
-            (key, role.to_owned())
+            (key, role)
         }
         _ => return None,
     };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headstart_core::amount::Resources;
 use headstart_core::model::ModelRef;
-use headstart_core::pod::{GROUP_ROLE, ObjectKey};
+use headstart_core::pod::{GROUP_ROLE, ObjectKey, Sharing};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::annotation::Annotations;
 use super::finding::{Findings, Subject};
-use super::gang::Membership;
+use super::gang::{Membership, Required};
 use super::object::{Placed, controller};
 use super::shape::Template;
 use super::workload::{Maker, Owned, Wanted};
@@ -303,6 +303,7 @@ impl<'a> Maker<'a> {
                 }),
             group: Some(group.clone()),
             models: BTreeMap::new(),
+            parts: None,
         };
         let mut templates = self.templates(cluster, spec);
         self.give_models(cluster, &mut templates);
@@ -312,8 +313,13 @@ impl<'a> Maker<'a> {
                 let labels = pod.metadata.labels.as_ref();
                 labels.and_then(|all| all.get("ray.io/group")) == Some(&role)
             });
-            let minimum = u32::try_from(counts.minimum).unwrap_or(u32::MAX);
-            self.gangs.require(&group, &role, minimum, None);
+            let required = Required {
+                minimum: u32::try_from(counts.minimum).unwrap_or(u32::MAX),
+                set: u32::try_from(counts.hosts).unwrap_or(u32::MAX),
+                same: None,
+                sharing: Sharing::Group,
+            };
+            self.gangs.require(&group, &role, &required);
             owned.models.insert(role.clone(), template.models.clone());
             let membership = Membership {
                 key: group.clone(),
@@ -373,6 +379,7 @@ impl<'a> Maker<'a> {
             let one = Counts {
                 replicas: 1,
                 minimum: 1,
+                hosts: 1,
             };
             templates.push((HEAD.to_owned(), head, one));
         }
@@ -421,6 +428,7 @@ impl<'a> Maker<'a> {
         Counts {
             replicas: replicas.saturating_mul(hosts),
             minimum: minimum.saturating_mul(hosts),
+            hosts,
         }
     }
 
@@ -458,6 +466,8 @@ type Role<'a> = (String, Template<'a>, Counts);
 struct Counts {
     replicas: usize,
     minimum: usize,
+    /// Pods of one replica, which serve only together.
+    hosts: usize,
 }
 
 fn name_or(named: Option<String>, owner: &str) -> String {

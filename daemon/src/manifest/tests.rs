@@ -9,7 +9,9 @@ use super::*;
 
 mod annotations;
 mod faults;
+mod fuzz;
 mod hostile;
+mod lws;
 mod models;
 mod nodes;
 mod plans;

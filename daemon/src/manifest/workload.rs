@@ -32,6 +32,8 @@ pub(crate) struct Owned<'a> {
     pub(crate) group: Option<ObjectKey>,
     /// Models by role.
     pub(crate) models: BTreeMap<String, Vec<ModelRef>>,
+    /// Label of its pods whose value says which part of their group they are of.
+    pub(crate) parts: Option<&'static str>,
 }
 
 /// Everything that pods are made of, and the pods made so far.
@@ -193,6 +195,7 @@ impl<'a> Maker<'a> {
             annotations,
             group: None,
             models: BTreeMap::new(),
+            parts: None,
         };
         self.owned.insert(key, owned);
         pods

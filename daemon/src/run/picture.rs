@@ -23,7 +23,7 @@ use super::watch::{Change, Kind, OPTIONAL, Object, REQUIRED, What};
 use crate::ledger::shelf::{self, Shelf};
 use crate::manifest::book::{self, Book, Problems, placed};
 use crate::manifest::object::Placed;
-use crate::manifest::{lws, pool, ray};
+use crate::manifest::{job_set, lws, pool, ray};
 
 /// How many pods are read at a time while they are listed: what came is kept no longer than that.
 const BATCH: usize = 500;
@@ -266,7 +266,7 @@ impl Picture {
             Kind::RayService => workload!(ray::RayService),
             Kind::RayJob => workload!(ray::RayJob),
             Kind::LeaderWorkerSet => workload!(lws::LeaderWorkerSet),
-            Kind::JobSet => workload!(lws::JobSet),
+            Kind::JobSet => workload!(job_set::JobSet),
             Kind::NodePool => {
                 self.changed.pools = true;
                 let metadata = object.metadata.clone();
@@ -443,7 +443,7 @@ impl Picture {
             }
             Kind::JobSet => {
                 changed.members = true;
-                gone!(lws::JobSet);
+                gone!(job_set::JobSet);
             }
         }
     }

@@ -238,7 +238,8 @@ macro_rules! conformance {
                 prices_that_cannot_be_had_leave_the_catalogs,
                 a_sound_account_is_found_sound,
                 an_account_that_may_not_list_is_found_out,
-                an_examination_buys_nothing;
+                an_examination_buys_nothing,
+                a_trial_of_a_sound_account_finds_nothing_wrong;
         }
     };
     (@ $start:expr; $($group:ident: $($case:ident),+;)+) => {

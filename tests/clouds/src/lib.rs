@@ -16,6 +16,8 @@ use serde_json::{Map, Value};
 
 use self::control::{Control, Fault};
 
+pub mod aws;
+pub mod azure;
 pub mod conformance;
 pub mod control;
 pub mod external;

@@ -339,6 +339,8 @@ fn gang(world: &mut World, nodes: &[&str]) {
     world.snapshot.groups = vec![Group {
         key: key.clone(),
         minimum: BTreeMap::from([(String::new(), 2)]),
+        sets: Default::default(),
+        sharing: Default::default(),
         same: None,
     }];
     for node in nodes {

@@ -3,7 +3,7 @@
 use headstart_core::amount::{CPU, Resources};
 use headstart_core::label;
 use headstart_core::plan::Target;
-use headstart_core::pod::{Group, ObjectKey, Shape};
+use headstart_core::pod::{GROUP_ROLE, Group, ObjectKey, Shape, Sharing};
 use headstart_core::reason::{NotServed, Rejection};
 
 use super::planned;
@@ -174,4 +174,105 @@ fn what_a_group_has_beyond_its_minimum_waits_for_pods_that_are_more_urgent() {
     let plan = planned(&world);
     assert!(plan.target("urgent").is_some() && plan.target("middle").is_some());
     plan.refusal("elastic");
+}
+
+/// Replicas of two hosts each, one of which must be there.
+fn of_two_hosts() -> Group {
+    let mut group = group("g", 2);
+    group.sets = [(String::new(), 2)].into();
+    group
+}
+
+#[test]
+fn hosts_of_an_elastic_replica_come_together_or_not_at_all() {
+    let world = World::selling([(kind("m.small", 2, 8), 0.10)])
+        .pool(|pool| pool.limits = Resources::new().with(CPU, 6000))
+        .with(replicas("p", 4, member("g")))
+        .but(|s| s.groups.push(of_two_hosts()));
+    let plan = planned(&world);
+    assert_eq!(plan.types().len(), 2);
+    assert!(plan.target("p-0").is_some() && plan.target("p-1").is_some());
+    let NotServed::Group {
+        placed: 3,
+        minimum: 4,
+        because: Some(because),
+        ..
+    } = plan.refusal("p-3")
+    else {
+        panic!("{plan:#?}")
+    };
+    assert!(matches!(**because, NotServed::NoCandidate { .. }));
+}
+
+#[test]
+fn a_host_that_was_lost_joins_its_replica_and_one_without_a_replica_waits() {
+    let world = World::selling([(kind("m.small", 2, 8), 0.10)]);
+    let nodes = ["a", "b", "c"].map(|name| world.node(name, "m.small", "a"));
+    let mut world = world;
+    for node in nodes {
+        let running = on(&node.name, pod(&format!("on-{}", node.name), member("g")));
+        world = world.with_node(node).with([running]);
+    }
+    let world = world
+        .with(replicas("p", 2, member("g")))
+        .but(|s| s.groups.push(of_two_hosts()));
+    let plan = planned(&world);
+    assert_eq!(plan.types().len(), 1);
+    assert!(plan.target("p-0").is_some());
+    assert!(
+        matches!(
+            plan.refusal("p-1"),
+            NotServed::Group {
+                placed: 5,
+                minimum: 6,
+                because: None,
+                ..
+            }
+        ),
+        "{plan:#?}"
+    );
+}
+
+/// A pod of a subgroup.
+fn of(role: &'static str) -> impl Fn(&mut Shape) {
+    move |shape| {
+        member("g")(shape);
+        shape.labels.insert(GROUP_ROLE.to_owned(), role.to_owned());
+    }
+}
+
+#[test]
+fn each_subgroup_goes_whole_to_a_domain_of_its_own_or_the_group_to_none() {
+    let world = World::usual();
+    let (one, two) = (["r1", "r1"], ["r2", "r2"]);
+    let racks = |world: World, racks: &[&str]| {
+        (racks.iter().enumerate()).fold(world, |world, (n, rack)| {
+            let mut node = world.node(&format!("n{n}"), "m.small", "a");
+            node.labels.insert("rack".to_owned(), (*rack).to_owned());
+            world.with_node(node)
+        })
+    };
+    let group = Group {
+        minimum: [("0".to_owned(), 2), ("1".to_owned(), 2)].into(),
+        sharing: Sharing::Role,
+        ..sharing("rack", 0)
+    };
+    let with = |world: World| {
+        world
+            .with(replicas("x", 2, of("0")))
+            .with(replicas("y", 2, of("1")))
+            .but(|s| {
+                s.groups.push(group.clone());
+                s.offerings.clear();
+            })
+    };
+    let plan = planned(&with(racks(world.clone(), &[one, two].concat())));
+    assert_eq!(plan.placements.len(), 4);
+    // A subgroup is not torn: of three racks, two have room for one pod only.
+    let plan = planned(&with(racks(world, &["r1", "r2", "r2", "r3"])));
+    assert!(plan.placements.is_empty());
+    let NotServed::Group { because, .. } = plan.refusal("y-0") else {
+        panic!("{plan:#?}")
+    };
+    assert!(because.is_some());
 }

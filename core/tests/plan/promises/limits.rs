@@ -295,6 +295,8 @@ fn a_ray_cluster_needs_its_head_and_enough_workers_and_shares_a_zone_where_it_mu
                 snapshot.groups.push(Group {
                     key: ObjectKey::new("default", "ray"),
                     minimum: [("head".to_owned(), 1), ("worker".to_owned(), 2)].into(),
+                    sets: Default::default(),
+                    sharing: Default::default(),
                     same: Some(label::ZONE.to_owned()),
                 });
                 if zone_a_only {

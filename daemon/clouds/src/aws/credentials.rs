@@ -1,5 +1,5 @@
-//! Where the keys come from: given, an IAM role for a service account (IRSA), EKS Pod Identity, or the
-//! instance's own role.
+//! Where the keys come from: given, a shared credentials file, an IAM role for a service account (IRSA),
+//! EKS Pod Identity, or the instance's own role.
 //!
 //! Keys that end are replaced five minutes before, by one caller at a time; while they are still good,
 //! a source that does not answer does no harm.
@@ -14,11 +14,15 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::profile::{self, ProfileError};
 use super::sign::Keys;
 use super::xml;
 
 /// How long before their end keys are replaced.
 const EARLY: Duration = Duration::from_secs(300);
+
+/// How long keys of a file are used before it is read again.
+const REREAD: Duration = Duration::from_secs(60);
 
 /// Most bytes of an answer.
 const MAX_ANSWER: usize = 1 << 20;
@@ -38,6 +42,13 @@ pub enum Source {
         session: String,
         /// The token.
         token: PathBuf,
+    },
+    /// A profile of a shared credentials file has them.
+    Profile {
+        /// The file.
+        path: PathBuf,
+        /// The profile.
+        profile: String,
     },
     /// An agent on the node gives them (EKS Pod Identity).
     Container {
@@ -67,8 +78,9 @@ pub struct InvalidSetting {
 
 impl Source {
     /// The source that AWS's own programs would use, in their order, given what the environment says:
-    /// `AWS_ACCESS_KEY_ID`, `AWS_WEB_IDENTITY_TOKEN_FILE`, `AWS_CONTAINER_CREDENTIALS_FULL_URI`, else
-    /// the instance. Shared configuration files are not read.
+    /// `AWS_ACCESS_KEY_ID`, `AWS_WEB_IDENTITY_TOKEN_FILE`, a shared credentials file where
+    /// `AWS_PROFILE` or `AWS_SHARED_CREDENTIALS_FILE` asks for one,
+    /// `AWS_CONTAINER_CREDENTIALS_FULL_URI`, else the instance.
     ///
     /// # Errors
     /// If one of them is half set.
@@ -114,6 +126,20 @@ impl Source {
                 token: token.into(),
             });
         }
+        let file = variable("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
+        let profile = variable("AWS_PROFILE");
+        if file.is_some() || profile.is_some() {
+            let home = || variable("HOME").map(|home| PathBuf::from(home).join(".aws/credentials"));
+            let path = file.or_else(home).ok_or(InvalidSetting {
+                name: "AWS_SHARED_CREDENTIALS_FILE",
+                found: String::new(),
+                expected: "AWS_PROFILE is set and HOME is not, so name the file",
+            })?;
+            return Ok(Self::Profile {
+                path,
+                profile: profile.unwrap_or_else(|| "default".to_owned()),
+            });
+        }
         if let Some(uri) = variable("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
             return Ok(Self::Container {
                 uri: url("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri)?,
@@ -131,13 +157,21 @@ impl Source {
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// The token's file cannot be read.
-    #[error("the token in {path} cannot be read")]
-    Token {
+    /// A file cannot be read.
+    #[error("{path} cannot be read")]
+    File {
         /// Which.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The shared credentials file has no such keys.
+    #[error("credentials file {path}")]
+    Profile {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ProfileError,
     },
     /// The token is no header value.
     #[error("the token in {path} is not one line of text")]
@@ -225,24 +259,43 @@ impl Credentials {
         }
     }
 
+    /// Keys that a service says have ended are not used again, unless they were replaced already.
+    pub async fn renew(&self, refused: &Keys) {
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_some_and(|held| held.keys == *refused) {
+            *held = None;
+        }
+    }
+
     async fn fetch(&self) -> Result<Held, CredentialsError> {
         match &self.source {
             Source::Given(keys) => Ok(Held {
                 keys: keys.clone(),
                 until: None,
             }),
+            Source::Profile { path, profile } => {
+                let read = profile::keys(&read(path).await?, profile);
+                let keys = read.map_err(|source| CredentialsError::Profile {
+                    path: path.clone(),
+                    source,
+                })?;
+                // Whoever writes the file anew wants the new ones used.
+                let until = Some(SystemTime::now() + REREAD + EARLY);
+                Ok(Held { keys, until })
+            }
             Source::WebIdentity {
                 endpoint,
                 role,
                 session,
                 token,
             } => {
+                let token = read(token).await?;
                 let form = url::form_urlencoded::Serializer::new(String::new())
                     .append_pair("Action", "AssumeRoleWithWebIdentity")
                     .append_pair("Version", "2011-06-15")
                     .append_pair("RoleArn", role)
                     .append_pair("RoleSessionName", session)
-                    .append_pair("WebIdentityToken", read(token).await?.trim())
+                    .append_pair("WebIdentityToken", token.trim())
                     .finish();
                 let mut request = Request::get(endpoint.clone());
                 request.method = Method::POST;
@@ -343,7 +396,7 @@ impl Credentials {
 async fn read(path: &PathBuf) -> Result<String, CredentialsError> {
     tokio::fs::read_to_string(path)
         .await
-        .map_err(|source| CredentialsError::Token {
+        .map_err(|source| CredentialsError::File {
             path: path.clone(),
             source,
         })

@@ -4,23 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use headstart_transfer::chain;
-use headstart_transfer::net::Request;
-use http::{HeaderMap, HeaderValue, Method};
 use roxmltree::{Document, Node};
 use url::Url;
 
+pub use self::run::{BlockDevice, DryRun, Market, RunInstances};
 use super::credentials::Credentials;
-use super::sign::{self, Keys, Scope, encode};
-use super::xml::{self, items, text};
-use crate::call::{Answer, CallError, Caller, Said, Verdict};
+use super::wire::{Wire, time, unreadable};
+use super::xml::{items, text};
+use crate::call::{Answer, CallError, Caller, Said};
+
+mod run;
 
 /// Version of the API that the names here are of.
 const VERSION: &str = "2016-11-15";
-
-/// Header with the request's id, for answers that do not hold it.
-const REQUEST_ID: &str = "x-amzn-requestid";
 
 /// Most pages of one list: at a thousand per page, more than any account has.
 const MOST_PAGES: usize = 1000;
@@ -28,74 +24,7 @@ const MOST_PAGES: usize = 1000;
 /// EC2 in one region.
 #[derive(Debug)]
 pub struct Ec2 {
-    caller: Caller,
-    credentials: Arc<Credentials>,
-    endpoint: Url,
-    region: String,
-}
-
-/// What to run. Names are the API's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunInstances {
-    /// The same token runs one instance, however often it is asked; at most 64 characters.
-    pub client_token: String,
-    /// `ami-…`.
-    pub image_id: String,
-    /// `g6.xlarge`.
-    pub instance_type: String,
-    /// Subnet, which decides the zone.
-    pub subnet_id: String,
-    /// Security groups.
-    pub security_group_ids: Vec<String>,
-    /// Instance profile, by name.
-    pub iam_instance_profile: Option<String>,
-    /// As it is to arrive; encoded here.
-    pub user_data: Vec<u8>,
-    /// Whether it is spot: one-time, terminated when interrupted.
-    pub market: Market,
-    /// Disks.
-    pub block_devices: Vec<BlockDevice>,
-    /// Tags of the instance and its volumes.
-    pub tags: BTreeMap<String, String>,
-    /// Only checks whether it may be done.
-    pub dry_run: DryRun,
-}
-
-/// How an instance is paid for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Market {
-    /// At the list price.
-    #[default]
-    OnDemand,
-    /// At the spot price, until interrupted.
-    Spot,
-}
-
-/// Whether a call only checks permission.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DryRun {
-    /// It does what it says.
-    #[default]
-    No,
-    /// It answers [`Permission`] instead.
-    Yes,
-}
-
-/// One disk of an instance.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BlockDevice {
-    /// `/dev/xvda`.
-    pub device_name: String,
-    /// Size in GiB.
-    pub volume_size: u32,
-    /// `gp3`.
-    pub volume_type: String,
-    /// MiB/s, for gp3.
-    pub throughput: Option<u32>,
-    /// Operations per second, for gp3.
-    pub iops: Option<u32>,
-    /// What it starts with.
-    pub snapshot_id: Option<String>,
+    wire: Wire,
 }
 
 /// An instance, as far as it is read.
@@ -119,6 +48,28 @@ pub struct Instance {
     pub client_token: String,
     /// Tags.
     pub tags: BTreeMap<String, String>,
+}
+
+/// A type that a zone has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeOffering {
+    /// Type.
+    pub instance_type: String,
+    /// Zone.
+    pub location: String,
+}
+
+/// An image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// `ami-…`.
+    pub image_id: String,
+    /// `available`, or why not.
+    pub state: String,
+    /// `x86_64` or `arm64`.
+    pub architecture: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// A price that spot instances had.
@@ -160,10 +111,7 @@ impl Ec2 {
     /// EC2 of `region` at `endpoint` (`https://ec2.us-east-1.amazonaws.com`).
     pub fn new(caller: Caller, credentials: Arc<Credentials>, endpoint: Url, region: &str) -> Self {
         Self {
-            caller,
-            credentials,
-            endpoint,
-            region: region.to_owned(),
+            wire: Wire::new(caller, credentials, endpoint, region, "ec2"),
         }
     }
 
@@ -231,6 +179,66 @@ impl Ec2 {
             .collect();
         self.call("TerminateInstances", &parameters).await?;
         Ok(())
+    }
+
+    /// Adds tags to instances, or sets them anew.
+    ///
+    /// # Errors
+    /// As [`CallError`] says.
+    pub async fn create_tags(&self, ids: &[&str], tags: &[(&str, &str)]) -> Result<(), CallError> {
+        let mut parameters = numbered("ResourceId", ids);
+        for (number, (key, value)) in (1..).zip(tags) {
+            parameters.push((format!("Tag.{number}.Key"), (*key).to_owned()));
+            parameters.push((format!("Tag.{number}.Value"), (*value).to_owned()));
+        }
+        self.call("CreateTags", &parameters).await?;
+        Ok(())
+    }
+
+    /// Which of these types each zone of the region has. At most 100 types at once.
+    ///
+    /// # Errors
+    /// As [`CallError`] says.
+    pub async fn describe_instance_type_offerings(
+        &self,
+        types: &[&str],
+    ) -> Result<Vec<TypeOffering>, CallError> {
+        let parameters = with_filters(
+            &[("instance-type", types)],
+            &[
+                ("LocationType", "availability-zone"),
+                ("MaxResults", "1000"),
+            ],
+        );
+        self.pages("DescribeInstanceTypeOfferings", parameters, |root| {
+            let offerings = items(root, "instanceTypeOfferingSet").into_iter();
+            offerings
+                .map(|offering| TypeOffering {
+                    instance_type: text(offering, "instanceType").to_owned(),
+                    location: text(offering, "location").to_owned(),
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// Images by their ids.
+    ///
+    /// # Errors
+    /// As [`CallError`] says; `InvalidAMIID.NotFound` for one that is not there.
+    pub async fn describe_images(&self, ids: &[&str]) -> Result<Vec<Image>, CallError> {
+        self.pages("DescribeImages", numbered("ImageId", ids), |root| {
+            let images = items(root, "imagesSet").into_iter();
+            images
+                .map(|image| Image {
+                    image_id: text(image, "imageId").to_owned(),
+                    state: text(image, "imageState").to_owned(),
+                    architecture: text(image, "architecture").to_owned(),
+                    name: text(image, "name").to_owned(),
+                })
+                .collect()
+        })
+        .await
     }
 
     /// Current spot prices of Linux in a VPC, the newest of each type and zone first.
@@ -339,47 +347,7 @@ impl Ec2 {
         api: &'static str,
         parameters: &[(String, String)],
     ) -> Result<Answer, CallError> {
-        let now = SystemTime::now();
-        let keys = self.credentials.keys(now).await;
-        let keys = keys.map_err(|error| CallError::NoCredentials {
-            api,
-            why: chain(&error),
-        })?;
-        let mut form = format!("Action={api}&Version={VERSION}");
-        for (name, value) in parameters {
-            form.push_str(&format!("&{}={}", encode(name), encode(value)));
-        }
-        let form = Bytes::from(form);
-        let request = || self.signed(&keys, &form);
-        self.caller.call(api, request, judge).await
-    }
-
-    fn signed(&self, keys: &Keys, form: &Bytes) -> Request {
-        let mut headers = HeaderMap::new();
-        let host = match (self.endpoint.host_str().unwrap_or(""), self.endpoint.port()) {
-            (host, Some(port)) => format!("{host}:{port}"),
-            (host, None) => host.to_owned(),
-        };
-        if let Ok(host) = HeaderValue::from_str(&host) {
-            headers.insert(http::header::HOST, host);
-        }
-        headers.insert(
-            http::header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8"),
-        );
-        let now = time(SystemTime::now(), "%Y%m%dT%H%M%SZ");
-        let scope = Scope {
-            region: &self.region,
-            service: "ec2",
-            time: &now,
-        };
-        let added = sign::headers(keys, scope, "POST", ("/", ""), &headers, form);
-        headers.extend(added);
-        let mut request = Request::get(self.endpoint.clone());
-        request.method = Method::POST;
-        request.headers = headers;
-        request.body = Some(form.clone());
-        request
+        self.wire.query(api, VERSION, parameters).await
     }
 
     fn read<T>(
@@ -392,73 +360,6 @@ impl Ec2 {
         let document = Document::parse(&body);
         let document = document.map_err(|error| unreadable(api, &error.to_string(), answer))?;
         Ok(read(document.root_element()))
-    }
-}
-
-impl RunInstances {
-    fn parameters(&self) -> Vec<(String, String)> {
-        use base64::Engine as _;
-        let mut parameters = Vec::new();
-        let mut add =
-            |name: &str, value: &str| parameters.push((name.to_owned(), value.to_owned()));
-        add("MinCount", "1");
-        add("MaxCount", "1");
-        add("ClientToken", &self.client_token);
-        add("ImageId", &self.image_id);
-        add("InstanceType", &self.instance_type);
-        add("SubnetId", &self.subnet_id);
-        for (number, group) in (1..).zip(&self.security_group_ids) {
-            add(&format!("SecurityGroupId.{number}"), group);
-        }
-        if let Some(profile) = &self.iam_instance_profile {
-            add("IamInstanceProfile.Name", profile);
-        }
-        if !self.user_data.is_empty() {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(&self.user_data);
-            add("UserData", &encoded);
-        }
-        if self.market == Market::Spot {
-            add("InstanceMarketOptions.MarketType", "spot");
-            add(
-                "InstanceMarketOptions.SpotOptions.SpotInstanceType",
-                "one-time",
-            );
-            let behavior = "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior";
-            add(behavior, "terminate");
-        }
-        // Credentials of the node are not for whoever can make it send a plain request.
-        add("MetadataOptions.HttpTokens", "required");
-        add("MetadataOptions.HttpPutResponseHopLimit", "1");
-        for (number, disk) in (1..).zip(&self.block_devices) {
-            let at = |field: &str| format!("BlockDeviceMapping.{number}.{field}");
-            add(&at("DeviceName"), &disk.device_name);
-            add(&at("Ebs.VolumeSize"), &disk.volume_size.to_string());
-            add(&at("Ebs.VolumeType"), &disk.volume_type);
-            add(&at("Ebs.DeleteOnTermination"), "true");
-            for (field, value) in [("Ebs.Throughput", disk.throughput), ("Ebs.Iops", disk.iops)] {
-                if let Some(value) = value {
-                    add(&at(field), &value.to_string());
-                }
-            }
-            if let Some(snapshot) = &disk.snapshot_id {
-                add(&at("Ebs.SnapshotId"), snapshot);
-            }
-        }
-        for (number, kind) in (1..).zip(["instance", "volume"]) {
-            if self.tags.is_empty() {
-                break;
-            }
-            let at = |field: &str| format!("TagSpecification.{number}.{field}");
-            add(&at("ResourceType"), kind);
-            for (tag, (key, value)) in (1..).zip(&self.tags) {
-                add(&at(&format!("Tag.{tag}.Key")), key);
-                add(&at(&format!("Tag.{tag}.Value")), value);
-            }
-        }
-        if self.dry_run == DryRun::Yes {
-            add("DryRun", "true");
-        }
-        parameters
     }
 }
 
@@ -496,54 +397,4 @@ fn with_filters(filters: &[(&str, &[&str])], more: &[(&str, &str)]) -> Vec<(Stri
     let more = more.iter();
     parameters.extend(more.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     parameters
-}
-
-/// What an answer means. A code decides before the status: a lack of capacity comes as a server's
-/// failure, and is none.
-fn judge(answer: &Answer) -> (Verdict, String) {
-    if answer.status.is_success() {
-        return (Verdict::Answer, String::new());
-    }
-    let Some(mut said) = xml::error(&String::from_utf8_lossy(&answer.body)) else {
-        return match answer.status.as_u16() {
-            429 | 503 => (Verdict::Throttled, String::new()),
-            500.. => (Verdict::Failed, String::new()),
-            status => {
-                let code = status.to_string();
-                let said = Said {
-                    code,
-                    ..Said::default()
-                };
-                (Verdict::Refused(said), String::new())
-            }
-        };
-    };
-    if said.request.is_empty() {
-        answer.header(REQUEST_ID).clone_into(&mut said.request);
-    }
-    let request = said.request.clone();
-    let verdict = match said.code.as_str() {
-        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException" => {
-            Verdict::Throttled
-        }
-        "InternalError" | "InternalFailure" | "Unavailable" | "ServiceUnavailable" => {
-            Verdict::Failed
-        }
-        _ => Verdict::Refused(said),
-    };
-    (verdict, request)
-}
-
-fn unreadable(api: &'static str, what: &str, answer: &Answer) -> CallError {
-    CallError::Unreadable {
-        api,
-        what: what.to_owned(),
-        request: answer.header(REQUEST_ID).to_owned(),
-    }
-}
-
-fn time(at: SystemTime, form: &str) -> String {
-    // Times this machine's clock can have are times jiff knows.
-    let at = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    at.strftime(form).to_string()
 }

@@ -27,6 +27,8 @@ const MOST_PAGES: usize = 1000;
 #[derive(Debug)]
 pub struct Arm {
     caller: Caller,
+    /// Questions how far an operation is, which are counted by themselves.
+    statuses: Caller,
     tokens: Arc<Tokens>,
     endpoint: Url,
 }
@@ -58,7 +60,7 @@ pub enum Condition {
     None,
     /// It must not be there: `If-None-Match: *`.
     Absent,
-    /// It must be unchanged: `If-Match` with its etag.
+    /// It must be unchanged: `If-Match` with its etag, which the API tells without quotes.
     Unchanged(String),
 }
 
@@ -100,10 +102,12 @@ impl<'a> Ask<'a> {
 }
 
 impl Arm {
-    /// Resource Manager at `endpoint` (`https://management.azure.com`).
-    pub fn new(caller: Caller, tokens: Arc<Tokens>, endpoint: Url) -> Self {
+    /// Resource Manager at `endpoint` (`https://management.azure.com`). `statuses` asks how far
+    /// operations are, and `caller` everything else.
+    pub fn new(caller: Caller, statuses: Caller, tokens: Arc<Tokens>, endpoint: Url) -> Self {
         Self {
             caller,
+            statuses,
             tokens,
             endpoint,
         }
@@ -123,7 +127,7 @@ impl Arm {
             query.append_pair("api-version", ask.version);
             query.extend_pairs(ask.query);
         }
-        self.send(ask, &url).await
+        self.send(&self.caller, ask, &url).await
     }
 
     /// The whole of a list, over all its pages.
@@ -142,7 +146,7 @@ impl Arm {
             let Some(next) = self.own(&next) else {
                 return Err(unreadable(ask.api, "nextLink leads elsewhere", ""));
             };
-            answer = self.send(ask, &next).await?;
+            answer = self.send(&self.caller, ask, &next).await?;
         }
         Err(unreadable(ask.api, "the list has no end", ""))
     }
@@ -156,7 +160,8 @@ impl Arm {
         let Some(url) = self.own(operation.url.as_str()) else {
             return Ok(Progress::Forgotten);
         };
-        let answer = self.send(&Ask::get(API, &[], ""), &url).await?;
+        let ask = Ask::get(API, &[], "");
+        let answer = self.send(&self.statuses, &ask, &url).await?;
         let wait = answer.retry_after(SystemTime::now());
         match answer.status {
             StatusCode::NOT_FOUND => return Ok(Progress::Forgotten),
@@ -194,7 +199,7 @@ impl Arm {
         (Origin::of(&url) == Origin::of(&self.endpoint)).then_some(url)
     }
 
-    async fn send(&self, ask: &Ask<'_>, url: &Url) -> Result<Answer, CallError> {
+    async fn send(&self, caller: &Caller, ask: &Ask<'_>, url: &Url) -> Result<Answer, CallError> {
         let mut renewed = false;
         loop {
             let token = self.tokens.bearer(SystemTime::now()).await;
@@ -203,7 +208,7 @@ impl Arm {
                 why: chain(&error),
             })?;
             let request = || request(ask, url, &token);
-            match self.caller.call(ask.api, request, judge).await {
+            match caller.call(ask.api, request, judge).await {
                 Err(CallError::Refused { said, .. }) if !renewed && is_expired(&said) => {
                     self.tokens.expired(&token).await;
                     renewed = true;
@@ -233,7 +238,8 @@ fn request(ask: &Ask<'_>, url: &Url, token: &str) -> Request {
             add(http::header::IF_NONE_MATCH, HeaderValue::from_static("*"));
         }
         Condition::Unchanged(etag) => {
-            if let Ok(etag) = HeaderValue::from_str(etag) {
+            let etag = format!("\"{}\"", etag.trim_matches('"'));
+            if let Ok(etag) = HeaderValue::from_str(&etag) {
                 add(http::header::IF_MATCH, etag);
             }
         }

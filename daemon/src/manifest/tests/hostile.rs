@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Reads, and checks what must hold of whatever was read.
-fn sound(bytes: &[u8]) -> Result<(), TestCaseError> {
+pub(super) fn sound(bytes: &[u8]) -> Result<(), TestCaseError> {
     let read = read(&[("fuzz", bytes)]);
     match read {
         Err(problems) => {

@@ -22,7 +22,7 @@ const TYPES: [(&str, i64, i64, u32, &str, f64); 4] = [
 ];
 
 /// Sells every type in two zones, spot at half the price.
-fn with_offers(mut snapshot: Snapshot) -> Snapshot {
+pub(super) fn with_offers(mut snapshot: Snapshot) -> Snapshot {
     for (index, (name, cores, gib, count, sku, usd)) in TYPES.into_iter().enumerate() {
         let gpu = (count > 0).then(|| Gpu {
             sku: sku.to_owned(),

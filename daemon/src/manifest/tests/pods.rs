@@ -446,6 +446,9 @@ fn an_autoscaled_ray_cluster_needs_its_head_and_least_workers_and_the_rest_is_el
         )
     };
     assert_eq!(group("true"), "11 pods, headgroup=1 low=1 w=4");
+    // The two hosts of a replica come together.
+    let sets = &snapshot(&cluster("true")).groups[0].sets;
+    assert_eq!(sets.iter().collect::<Vec<_>>(), [(&"w".to_owned(), &2)]);
     assert_eq!(group("false"), "11 pods, headgroup=1 high=1 low=1 w=8");
 }
 

@@ -20,9 +20,6 @@ use crate::store::Quota;
 /// Tries of one layer: a process that died of its own may be a full memory, once.
 const TRIES: usize = 2;
 
-/// How often it is looked whether the disk fills up while a layer is unpacked.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// What writing to the unpacker's pipe ends with when the disk must not get any fuller. The pipe
 /// itself has no such error.
 const NO_ROOM: io::ErrorKind = io::ErrorKind::StorageFull;
@@ -155,11 +152,8 @@ impl Layers<'_> {
         let input = Waited {
             input,
             waited: self.ticket.unpack_wait.clone(),
-            headroom: Headroom {
-                path: staging.to_owned(),
-                quota: self.job.quota,
-                next: Instant::now(),
-            },
+            staging: staging.to_owned(),
+            quota: self.job.quota,
         };
         let fetched = self
             .job
@@ -214,35 +208,17 @@ fn empty(staging: &Path) -> io::Result<()> {
 struct Waited<W> {
     input: W,
     waited: Arc<AtomicU64>,
-    headroom: Headroom,
-}
-
-/// What is to stay free of a disk.
-struct Headroom {
-    path: PathBuf,
+    staging: PathBuf,
+    /// Says what is to stay free of the disk. None of it: then the disk itself says when it is full.
     quota: Quota,
-    /// When to look again.
-    next: Instant,
-}
-
-impl Headroom {
-    fn check(&mut self, now: Instant) -> io::Result<()> {
-        if now < self.next {
-            return Ok(());
-        }
-        self.next = now + LOOK;
-        match usable(&self.path, self.quota)? {
-            // A disk of which nothing is to stay free says itself when it is full.
-            0 if self.quota.keep_free_percent > 0 => Err(NO_ROOM.into()),
-            _ => Ok(()),
-        }
-    }
 }
 
 impl<W: Write> Write for Waited<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let asked = Instant::now();
-        self.headroom.check(asked)?;
+        if self.quota.keep_free_percent > 0 && usable(&self.staging, self.quota)? == 0 {
+            return Err(NO_ROOM.into());
+        }
         let written = self.input.write(bytes);
         self.waited
             .fetch_add(asked.elapsed().as_micros() as u64, Ordering::Relaxed);

@@ -50,6 +50,9 @@ pub(crate) struct FileSink {
     state: Mutex<State>,
     /// Something in `state` that is waited for has changed.
     caught_up: Condvar,
+    /// Held while bytes are written. Writes to one file take turns in the kernel, which has those that
+    /// wait spin.
+    writing: Mutex<()>,
     unsynced: AtomicU64,
 }
 
@@ -65,6 +68,8 @@ struct State {
     attempt: u32,
     /// Writes under way.
     puts: usize,
+    /// How many wait for a change. A wake-up is a system call even where nobody does.
+    waiting: usize,
     /// What went wrong in a background task.
     failed: Option<io::Error>,
 }
@@ -112,9 +117,11 @@ impl FileSink {
                 syncing: false,
                 attempt: 0,
                 puts: 0,
+                waiting: 0,
                 failed: None,
             }),
             caught_up: Condvar::new(),
+            writing: Mutex::default(),
             unsynced: AtomicU64::new(0),
         });
         sink.catch_up_if_behind();
@@ -137,10 +144,7 @@ impl FileSink {
             {
                 return Ok(digesting.clone().finish());
             }
-            state = self
-                .caught_up
-                .wait(state)
-                .unwrap_or_else(|e| e.into_inner());
+            state = self.change(state);
         }
     }
 
@@ -157,10 +161,7 @@ impl FileSink {
         let mut state = self.lock();
         state.attempt += 1;
         while state.puts > 0 || state.syncing || state.digesting.is_none() {
-            state = self
-                .caught_up
-                .wait(state)
-                .unwrap_or_else(|e| e.into_inner());
+            state = self.change(state);
         }
         state.landed = RangeSet::default();
         state.hashed = 0;
@@ -194,9 +195,30 @@ impl FileSink {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Waits for a change of the state.
+    fn change<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self
+            .caught_up
+            .wait(state)
+            .unwrap_or_else(|e| e.into_inner());
+        state.waiting -= 1;
+        state
+    }
+
+    /// The state has changed.
+    fn changed(&self, state: MutexGuard<'_, State>) {
+        let waiting = state.waiting;
+        drop(state);
+        if waiting > 0 {
+            self.caught_up.notify_all();
+        }
+    }
+
     fn write(&self, mut offset: u64, pieces: &[Bytes]) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let mut left = slices.as_mut_slice();
+        let _turn = self.writing.lock().unwrap_or_else(|e| e.into_inner());
         while !left.is_empty() {
             match nix::sys::uio::pwritev(&*self.data, left, offset as i64) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -242,8 +264,7 @@ impl FileSink {
         let mut state = self.lock();
         state.hashed = hashed;
         state.digesting = Some(digesting);
-        drop(state);
-        self.caught_up.notify_all();
+        self.changed(state);
     }
 
     /// Starts the reader-back if bytes beyond the frontier have landed.
@@ -281,8 +302,7 @@ impl FileSink {
                 Err(error) => state.failed = Some(error),
             }
             let failed = state.failed.is_some();
-            drop(state);
-            self.caught_up.notify_all();
+            self.changed(state);
             if failed {
                 return;
             }
@@ -307,8 +327,7 @@ impl FileSink {
             if let Err(error) = noted {
                 state.failed = Some(error);
             }
-            drop(state);
-            sink.caught_up.notify_all();
+            sink.changed(state);
         });
     }
 }
@@ -333,8 +352,9 @@ impl Sink for Attempt {
             state.puts += 1;
         }
         let put = sink.put(offset, &pieces);
-        sink.lock().puts -= 1;
-        sink.caught_up.notify_all();
+        let mut state = sink.lock();
+        state.puts -= 1;
+        sink.changed(state);
         put
     }
 

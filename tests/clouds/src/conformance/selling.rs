@@ -1,8 +1,10 @@
 //! What is sold and for how much, and what an examination finds.
 
+use headstart_provider::trial::{NOBODY, Parties, trial};
+
 use super::{
-    ALWAYS, BTreeMap, CLUSTER, Cloud, Fault, Finding, Habit, Offering, OfferingKey, State, Verb,
-    does_without, plan,
+    ALWAYS, BTreeMap, CLUSTER, Cloud, Duration, Fault, Finding, Habit, Offering, OfferingKey,
+    State, Verb, does_without, plan, running, wanted,
 };
 
 /// Prices of what is offered, in USD per hour.
@@ -102,4 +104,21 @@ pub async fn an_account_that_may_not_list_is_found_out(cloud: &dyn Cloud) {
 pub async fn an_examination_buys_nothing(cloud: &dyn Cloud) {
     cloud.provider(CLUSTER).examine(&cloud.settings()).await;
     assert_eq!(cloud.control().bought(), 0);
+}
+
+pub async fn a_trial_of_a_sound_account_finds_nothing_wrong(cloud: &dyn Cloud) {
+    let [one, two, stranger] = [CLUSTER, CLUSTER, NOBODY].map(|name| cloud.provider(name));
+    let parties = Parties {
+        one: &*one,
+        two: &*two,
+        stranger: &*stranger,
+    };
+    let wanted = wanted(cloud, "gpu-trial", &cloud.offerings().spot);
+    let found = trial(parties, &wanted, Duration::from_millis(10)).await;
+    let sound = |finding: &Finding| matches!(finding.state, State::Sound(_));
+    assert!(found.iter().all(sound), "{found:#?}");
+    assert_eq!(
+        (found.len(), running(cloud), cloud.control().bought()),
+        (6, 0, 1)
+    );
 }
