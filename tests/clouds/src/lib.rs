@@ -21,6 +21,7 @@ pub mod azure;
 pub mod conformance;
 pub mod control;
 pub mod external;
+pub mod gcp;
 pub mod kwok;
 
 pub mod market;
