@@ -29,13 +29,17 @@ use prometheus_client::registry::{Metric, Registry};
 
 use self::label::{
     Admission, Admitted, Build, Capacity, Created, Decided, Decision, Ended, Exposure, Fetch,
-    Found, Gate, Held, Kind, Moved, Object, OfCapacity, OfDeploy, OfStage, Opened, Outcome, Phase,
-    Reason, Refused, Reporting, Request, RoundEnd, Source, Step, Terminated, Verb, Waiting, Write,
+    Found, Gate, Held, Kind, Moved, Notice, Noticed, Object, OfCapacity, OfDeploy, OfStage, Opened,
+    Outcome, Phase, Reason, Refused, Reporting, Request, RoundEnd, Source, Step, Terminated,
+    Threat, Verb, Waiting, Write,
 };
 use crate::ledger::{Cached, Deploy, Fetched, ItemKind, Stage};
 
+mod format;
 pub(crate) mod inventory;
 pub(crate) mod label;
+
+pub(crate) use self::format::Format;
 
 type Seconds = fn() -> Histogram;
 type Dollars = Gauge<f64, AtomicU64>;
@@ -65,6 +69,7 @@ pub(crate) struct Metrics {
     created: Family<Created, Counter>,
     terminated: Family<Terminated, Counter>,
     refused: Family<Refused, Counter>,
+    notices: Family<Noticed, Counter>,
     nodes: Family<OfCapacity, Gauge>,
     cost: Family<OfCapacity, Dollars>,
     saved: Family<OfCapacity, Dollars>,
@@ -76,33 +81,6 @@ pub(crate) struct Metrics {
     admission_duration: Family<Admission, Histogram, Seconds>,
     gates: Family<Gate, Counter>,
     leader: Gauge,
-}
-
-/// How metrics are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// Prometheus text, version 0.0.4.
-    Prometheus,
-    /// OpenMetrics text, version 1.0.0.
-    OpenMetrics,
-}
-
-impl Format {
-    /// What a request's `Accept` asks for.
-    pub(crate) fn accepted(accept: &str) -> Self {
-        match accept.contains("application/openmetrics-text") {
-            true => Self::OpenMetrics,
-            false => Self::Prometheus,
-        }
-    }
-
-    /// Its media type.
-    pub(crate) fn content_type(self) -> &'static str {
-        match self {
-            Self::Prometheus => prometheus_text::CONTENT_TYPE,
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
 }
 
 impl fmt::Debug for Metrics {
@@ -202,6 +180,10 @@ impl Metrics {
             created: families.plain("nodes_created", "Instances that a provider gave"),
             terminated: families.plain("nodes_terminated", "Instances given back or lost"),
             refused: families.plain("instance_create_errors", "Instances that a provider refused"),
+            notices: families.plain(
+                "interruption_notices",
+                "Machines of which it was told that they will not stay",
+            ),
             nodes: families.plain("nodes", "Instances of claims"),
             cost: families.plain("nodes_cost_usd_per_hour", "Price of the instances of claims"),
             saved: families.plain(
@@ -245,6 +227,14 @@ impl Metrics {
         }
         for reason in Opened::ALL.iter().copied() {
             metrics.gates.get_or_create(&Gate { reason }).inc_by(0);
+        }
+        for source in Notice::ALL.iter().copied() {
+            for kind in Threat::ALL.iter().copied() {
+                metrics
+                    .notices
+                    .get_or_create(&Noticed { source, kind })
+                    .inc_by(0);
+            }
         }
         for kind in ItemKind::ALL {
             for exposure in Exposure::ALL.iter().copied() {
@@ -472,6 +462,11 @@ impl Metrics {
         self.refused
             .get_or_create(&Refused { provider, reason })
             .inc();
+    }
+
+    /// It was told that a machine will not stay.
+    pub(crate) fn noticed(&self, source: Notice, kind: Threat) {
+        self.notices.get_or_create(&Noticed { source, kind }).inc();
     }
 
     /// A step of a round took so long.

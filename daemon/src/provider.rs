@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use headstart_clouds::azure::token;
 use headstart_clouds::call::Patience;
+use headstart_provider::aws::{self, Aws};
 use headstart_provider::azure::{self, Azure};
 use headstart_provider::external::External;
+use headstart_provider::gcp::{self, Gcp};
 use headstart_provider::kwok::Kwok;
 use headstart_provider::{Offers, Provider, Site};
 use headstart_transfer::net::{HostPolicy, HostPort, Http};
@@ -72,6 +73,10 @@ pub(crate) enum ProviderKind {
     None,
     /// Nodes that are only objects.
     Kwok,
+    /// Nodes of EKS.
+    Aws,
+    /// Nodes of GKE.
+    Gcp,
     /// Nodes of AKS.
     Azure,
     /// A program that answers over HTTP.
@@ -85,6 +90,8 @@ impl FromStr for ProviderKind {
         match text.split_once('=') {
             None if text == "none" => Ok(Self::None),
             None if text == "kwok" => Ok(Self::Kwok),
+            None if text == "aws" => Ok(Self::Aws),
+            None if text == "gcp" => Ok(Self::Gcp),
             None if text == "azure" => Ok(Self::Azure),
             Some(("external", url)) => match Url::parse(url) {
                 Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Self::External(url)),
@@ -160,9 +167,29 @@ impl ProviderArgs {
                     client.context("no cluster is reached; its nodes are objects of one")?;
                 Some(Arc::new(Kwok::new(client.clone(), self.market(None)?)))
             }
+            ProviderKind::Aws => {
+                let config: aws::Config = self.config()?;
+                config.check()?;
+                config.trust(&mut policy);
+                let of = headstart_clouds::aws::credentials::Source::of;
+                let source = of(variable, &config.region)?;
+                let market = self.market(Some((Cloud::Aws, &config.region)))?;
+                let site = self.site(policy, market)?;
+                Some(Arc::new(Aws::open(config, site, source)?))
+            }
+            ProviderKind::Gcp => {
+                let config: gcp::Config = self.config()?;
+                let source = headstart_clouds::gcp::token::Source::of(variable)?;
+                for address in Gcp::addresses(&config, &source) {
+                    trust(&mut policy, &address);
+                }
+                let market = self.market(Some((Cloud::Gcp, &config.region()?)))?;
+                let site = self.site(policy, market)?;
+                Some(Arc::new(Gcp::open(config, site, source)?))
+            }
             ProviderKind::Azure => {
                 let config: azure::Config = self.config()?;
-                let source = token::Source::of(variable)?;
+                let source = headstart_clouds::azure::token::Source::of(variable)?;
                 for address in Azure::addresses(&config, &source) {
                     trust(&mut policy, &address);
                 }

@@ -45,10 +45,13 @@ mod intent;
 mod lease;
 mod leave;
 mod life;
+mod listed;
 mod mind;
 mod moving;
 mod nodes;
+mod notices;
 mod outside;
+mod own;
 mod pace;
 mod picture;
 mod report;
@@ -61,6 +64,7 @@ mod status;
 mod steps;
 mod tally;
 mod watch;
+mod wish;
 mod write;
 
 /// How long parts may take to end.

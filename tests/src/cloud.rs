@@ -126,6 +126,7 @@ struct Inside {
     machines: BTreeMap<String, Machine>,
     asked: Vec<String>,
     made: usize,
+    lists: usize,
 }
 
 /// A machine that was sold.
@@ -192,6 +193,7 @@ impl Cloud {
                 machines: BTreeMap::new(),
                 asked: Vec::new(),
                 made: 0,
+                lists: 0,
             }),
         });
         let router = Router::new()
@@ -261,6 +263,16 @@ impl Cloud {
                 shared.end(&claim);
             }
         });
+    }
+
+    /// A machine is gone from one moment to the next, without a word. Its Node object stays.
+    pub fn vanish(&self, claim: &str) {
+        self.shared.state().machines.remove(claim);
+    }
+
+    /// How often it was asked what machines there are.
+    pub fn lists(&self) -> usize {
+        self.shared.state().lists
     }
 
     /// A machine that nobody claims appears.
@@ -355,7 +367,8 @@ async fn offered(State(shared): State<Arc<Shared>>) -> String {
 }
 
 async fn listed(State(shared): State<Arc<Shared>>) -> axum::Json<Value> {
-    let state = shared.state();
+    let mut state = shared.state();
+    state.lists += 1;
     let visible = |machine: &&Machine| machine.at.elapsed() >= state.boot.listed;
     let machines: Vec<Value> = state
         .machines

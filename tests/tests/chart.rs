@@ -40,6 +40,8 @@ const EVERYTHING: &[&str] = &[
     "networkPolicy.enabled=true",
     "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.a=b",
     "resourceQuota.enabled=true",
+    "agent.notice.source=aws",
+    "agent.notice.endpoint=http://127.0.0.1:8080",
 ];
 
 #[test]
@@ -68,6 +70,12 @@ fn a_value_that_makes_no_sense_is_refused_by_its_name() {
             "maximum",
         ),
         ("agent.store.path=cache", "agent.store.path", "pattern"),
+        ("agent.notice.source=ibm", "agent.notice.source", "one of"),
+        (
+            "agent.notice.endpoint=http://metadata.google.internal",
+            "agent.notice.endpoint",
+            "pattern",
+        ),
         (
             "agent.updateStrategy.rollingUpdate.maxUnavailable=0",
             "maxUnavailable",

@@ -1,7 +1,8 @@
 //! The clients of clouds against servers that others wrote: wire formats and signatures.
 //!
 //! moto (PyPI) stands for AWS. It checks signatures once it was told to, but ignores client tokens
-//! and never lacks capacity: behaviour is proven elsewhere.
+//! and never lacks capacity: behaviour is proven on clouds of our own, which the vendors' clients take
+//! for theirs here.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use headstart_clouds::call::{CallError, Caller, Patience};
 use headstart_transfer::net::{HostPolicy, HostPort, Http};
 use url::Url;
 
+#[path = "clouds/aws.rs"]
+mod aws;
 #[path = "clouds/azure.rs"]
 mod azure;
 
@@ -147,6 +150,13 @@ async fn an_instance_is_run_found_by_its_tags_and_ended() {
     assert_eq!(zones.len(), prices.len(), "one price per zone: {prices:?}");
 }
 
+/// Python with boto3, and moto.
+fn python() -> PathBuf {
+    let provisioned = std::env::var_os("HEADSTART_PROVISIONED");
+    let provisioned = provisioned.expect("`cargo xtask e2e` says where programs are");
+    Path::new(&provisioned).join("python/moto-5.2.5/bin/python")
+}
+
 /// moto's server. Ends with this value.
 struct Moto {
     child: Child,
@@ -156,9 +166,7 @@ struct Moto {
 
 impl Moto {
     fn start(env: &[(&str, &str)]) -> Self {
-        let provisioned = std::env::var_os("HEADSTART_PROVISIONED");
-        let provisioned = provisioned.expect("`cargo xtask e2e` says where programs are");
-        let python = Path::new(&provisioned).join("python/moto-5.2.5/bin/python");
+        let python = python();
         let mut child = Command::new(&python)
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
             .envs(env.iter().copied())

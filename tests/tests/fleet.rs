@@ -16,6 +16,7 @@ mod fleet {
     pub(crate) mod given_back;
     pub(crate) mod kwok;
     pub(crate) mod lost;
+    pub(crate) mod signals;
 }
 #[path = "fleet/kubelet.rs"]
 mod kubelet;
@@ -35,7 +36,7 @@ fn a_fleet_is_looked_after_on_a_real_api_server() {
     let mut world = World::new("fleet");
     fleet::announced::define(&world);
     let kubelet = Kubelet::start(&world.cluster);
-    let cases: [Case; 11] = [
+    let cases: [Case; 16] = [
         (
             "another autoscaler's claim is told what to fetch before its node is there",
             fleet::announced::by_karpenter,
@@ -73,6 +74,26 @@ fn a_fleet_is_looked_after_on_a_real_api_server() {
         (
             "the next replica knows which offering was refused",
             fleet::lost::remembered,
+        ),
+        (
+            "a machine whose agent says that it is taken away is replaced though it is seconds old",
+            fleet::signals::by_agent,
+        ),
+        (
+            "machines that will all be stopped are replaced one after the other",
+            fleet::signals::storm,
+        ),
+        (
+            "a machine that vanishes is replaced before it is a minute old",
+            fleet::signals::vanished,
+        ),
+        (
+            "what was left while nobody looked for an hour is finished",
+            fleet::signals::away_for_an_hour,
+        ),
+        (
+            "a pool that is deleted takes its nodes along, and their pods move first",
+            fleet::signals::with_its_pool,
         ),
         ("a gang buys all or nothing", fleet::gangs::whole),
         (

@@ -9,7 +9,12 @@
 #[path = "serve/site.rs"]
 mod site;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
 
 use headstart_core::quantity::Rate;
 use headstart_testbed::link::Shape;
@@ -27,6 +32,7 @@ fn an_agent_serves_its_node_and_no_other_with_and_without_an_api_server() {
     a_deleted_object_takes_nothing_away_and_another_is_followed(&site);
     the_object_of_another_machine_of_that_name_is_left_alone(&site);
     a_node_that_was_bought_finds_the_object_of_its_claim(&site);
+    a_notice_is_told_as_soon_as_somebody_listens(&site);
 }
 
 fn only_the_own_nodes_status_can_be_written(site: &Site) {
@@ -259,4 +265,82 @@ fn a_node_that_was_bought_finds_the_object_of_its_claim(site: &Site) {
         })
         .unwrap();
     agent.stop();
+}
+
+fn a_notice_is_told_as_soon_as_somebody_listens(site: &Site) {
+    let slow = site.commit("org/late", 9, 32 * MIB);
+    let shape = Shape {
+        total: Some(Rate(2 * MIB)),
+        ..Shape::default()
+    };
+    site.link.set(shape);
+    let ec2 = Ec2::open();
+    let label = json!({"headstart.dev/node": "b"});
+    site.cache("claim-7", label, 2, &[&slow]);
+    let endpoint = ["--notice=aws", "--notice-endpoint", &ec2.url];
+    let agent = site.agent_told("b", &site.token_on("b"), &endpoint);
+    let path = format!("{CACHES}/claim-7");
+    let cache = site
+        .api()
+        .until(&path, WAIT, |cache| state(cache, &slow) == Some("Partial"));
+    assert!(cache.unwrap()["status"]["interruption"].is_null());
+    site.door.close();
+    ec2.is_taken.store(true, Ordering::Relaxed);
+    site.until("it has heard of it, and its pods have the network", || {
+        let status = site.status().unwrap_or_default();
+        let status = &status["status"];
+        status["interruption"]["kind"] == "Taken" && status["fetching"].is_null()
+    });
+    site.door.open();
+    let cache = site.api().until(&path, WAIT, |cache| {
+        cache["status"]["interruption"]["kind"] == "Taken"
+    });
+    let cache = cache.unwrap();
+    let notice = &cache["status"]["interruption"];
+    assert_eq!(notice["source"], "aws");
+    assert!(notice["at"].is_string() && notice["noticed"].is_string());
+    assert_eq!(state(&cache, &slow), Some("Partial"), "what came is kept");
+    // A cloud that changes its mind is believed.
+    ec2.is_taken.store(false, Ordering::Relaxed);
+    site.link.set(Shape::default());
+    let cache = site
+        .api()
+        .until(&path, WAIT, |cache| state(cache, &slow) == Some("Verified"));
+    assert!(cache.unwrap()["status"]["interruption"].is_null());
+    agent.stop();
+}
+
+/// EC2's metadata service, as far as it tells of the machine's end.
+struct Ec2 {
+    url: String,
+    is_taken: Arc<AtomicBool>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Ec2 {
+    fn open() -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listening = tokio::net::TcpListener::bind("127.0.0.1:0");
+        let listener = runtime.block_on(listening).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let is_taken = Arc::new(AtomicBool::new(false));
+        let taken = is_taken.clone();
+        let router = axum::Router::new().fallback(async move |uri: axum::http::Uri| {
+            let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(120);
+            let at = at.strftime("%Y-%m-%dT%H:%M:%SZ");
+            match uri.path() {
+                "/latest/api/token" => "token".into_response(),
+                "/latest/meta-data/spot/instance-action" if taken.load(Ordering::Relaxed) => {
+                    format!("{{\"action\": \"terminate\", \"time\": \"{at}\"}}").into_response()
+                }
+                _ => StatusCode::NOT_FOUND.into_response(),
+            }
+        });
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self {
+            url,
+            is_taken,
+            _runtime: runtime,
+        }
+    }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
     derive = "PartialEq",
     printcolumn = r#"{"name": "Nodes", "type": "integer", "jsonPath": ".status.nodes"}"#,
     printcolumn = r#"{"name": "Warm", "type": "integer", "jsonPath": ".status.warm"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Warm\")].reason"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -48,7 +49,8 @@ pub struct PrefetchStatus {
     pub nodes: u32,
     /// Those of them that have all of it.
     pub warm: u32,
-    /// `Accepted` says whether it can be read.
+    /// `Accepted` says whether it can be read, `Warm` whether every node has it, and else what keeps it
+    /// from the most.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

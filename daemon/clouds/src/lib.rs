@@ -8,3 +8,4 @@ pub mod aws;
 pub mod azure;
 pub mod bucket;
 pub mod call;
+pub mod gcp;

@@ -83,6 +83,11 @@ impl Finding {
         }
     }
 
+    /// Whether no nodes can be bought like this.
+    pub fn is_wrong(&self) -> bool {
+        matches!(self.state, State::Wrong { .. })
+    }
+
     /// What a refusal says about `subject`; `fix` is what helps when the refusal itself does not say.
     pub fn refused(subject: impl Into<String>, refusal: &Refusal, fix: &str) -> Self {
         let found = refusal.to_string();

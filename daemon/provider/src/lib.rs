@@ -16,9 +16,11 @@ use serde_json::{Map, Value};
 
 use self::doctor::Finding;
 
+pub mod aws;
 pub mod azure;
 pub mod doctor;
 pub mod external;
+pub mod gcp;
 pub mod kwok;
 pub mod price;
 pub mod trial;

@@ -230,6 +230,52 @@ words! {
 }
 
 words! {
+    /// Who told that a machine will not stay.
+    Notice {
+        /// The provider, by listing it so.
+        Provider = "provider",
+        /// EC2's metadata service, to the agent.
+        Aws = "aws",
+        /// Compute Engine's.
+        Gcp = "gcp",
+        /// Azure's.
+        Azure = "azure",
+    }
+}
+
+impl From<headstart_api::NoticeSource> for Notice {
+    fn from(source: headstart_api::NoticeSource) -> Self {
+        match source {
+            headstart_api::NoticeSource::Aws => Self::Aws,
+            headstart_api::NoticeSource::Gcp => Self::Gcp,
+            headstart_api::NoticeSource::Azure => Self::Azure,
+        }
+    }
+}
+
+words! {
+    /// What will become of it.
+    Threat {
+        /// It will be taken away.
+        Taken = "taken",
+        /// It will be stopped for maintenance.
+        Maintenance = "maintenance",
+        /// It is likely to be taken away.
+        AtRisk = "at-risk",
+    }
+}
+
+impl From<headstart_api::InterruptionKind> for Threat {
+    fn from(kind: headstart_api::InterruptionKind) -> Self {
+        match kind {
+            headstart_api::InterruptionKind::Taken => Self::Taken,
+            headstart_api::InterruptionKind::Maintenance => Self::Maintenance,
+            headstart_api::InterruptionKind::AtRisk => Self::AtRisk,
+        }
+    }
+}
+
+words! {
     /// What admission did with a pod.
     Admitted {
         /// It was changed.
@@ -459,6 +505,8 @@ set! {
     Write { object: Object, verb: Verb, outcome: Outcome }
     /// Of pods admitted.
     Admission { outcome: Admitted }
+    /// Of notices.
+    Noticed { source: Notice, kind: Threat }
     /// Of gates.
     Gate { reason: Opened }
     /// Of this program.

@@ -178,3 +178,22 @@ fn a_scraper_gets_the_format_it_asks_for() {
     assert!(!plain.contains("# EOF"), "{plain}");
     assert!(plain.contains("headstart_build_info{version="), "{plain}");
 }
+
+#[test]
+fn notices_are_counted_by_who_told_of_them_and_begin_at_nothing() {
+    use super::label::{Notice, Threat};
+    let metrics = Metrics::new();
+    metrics.noticed(Notice::Aws, Threat::AtRisk);
+    metrics.noticed(Notice::Aws, Threat::AtRisk);
+    metrics.noticed(Notice::Provider, Threat::Taken);
+    expect![[r#"
+        headstart_interruption_notices_total{source="aws",kind="at-risk"} 2
+        headstart_interruption_notices_total{source="provider",kind="taken"} 1
+    "#]]
+    .assert_eq(&lines(&metrics, &["headstart_interruption"]));
+    let text = metrics.encode(Format::Prometheus);
+    let all = text
+        .lines()
+        .filter(|line| line.starts_with("headstart_interruption"));
+    assert_eq!(all.count(), 12);
+}

@@ -11,6 +11,7 @@ use headstart_core::money::Millis;
 use headstart_core::node::{Node, NodeState};
 use headstart_core::plan::{NewNode, Plan, Prefetch, RetirementPlan, Target};
 use headstart_core::pod::{ObjectKey, Phase, Progress};
+use headstart_core::pool::DisruptionReason;
 use headstart_core::reason::NotServed;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource as _, ResourceExt as _};
@@ -20,6 +21,7 @@ use super::claim;
 use super::drift;
 use super::intent::{self, Inputs, Owner, Seen};
 use super::nodes::{Replacing, cache_name};
+use super::picture::SeenPool;
 use super::round::Rounds;
 use super::say::{Reason, Say};
 use super::tally::Goes;
@@ -47,6 +49,7 @@ impl Rounds {
         let mut writes = Vec::new();
         let lists: BTreeMap<&Target, &Prefetch> =
             lists.iter().map(|list| (&list.target, list)).collect();
+        self.hear_notices(now);
         if self.calls.is_some() {
             self.step_claims(&mut writes, now);
             let mind = &self.mind;
@@ -89,6 +92,7 @@ impl Rounds {
         let mut claim = claim::of(node, pool, kind, &salt, why.clone());
         let written = self.picture.pools.get(&node.pool);
         drift::mark(&mut claim, written.and_then(|pool| pool.object.as_ref()));
+        claim.metadata.owner_references = written.and_then(SeenPool::as_owner).map(|it| vec![it]);
         let name = claim.name_any();
         let note = format!(
             "buying {} for this pod: serves in {}, {}; {why}",
@@ -139,7 +143,13 @@ impl Rounds {
                     Target::Node(_) => None,
                 })
                 .collect();
-            let why = words::disruption(retired.reason);
+            let drift = self.mind.node(&retired.node);
+            let drift = drift.and_then(|node| node.disruption.drift.as_deref());
+            let why = match (retired.reason, drift) {
+                (DisruptionReason::Drifted, Some(drift)) => drift,
+                (reason, _) => words::disruption(reason),
+            };
+            let why = why.to_owned();
             self.goes_for(&claim.name_any(), Goes::Retired(retired.reason));
             let saves = retired.saves;
             tracing::info!(node = retired.node, why, %saves, "a node is given back");
@@ -153,7 +163,7 @@ impl Rounds {
                 true => Write::GiveUp {
                     name: claim.name_any(),
                     uid: claim.uid(),
-                    why: why.to_owned(),
+                    why,
                 },
                 false => Write::ReplacedBy {
                     name: claim.name_any(),
@@ -190,7 +200,7 @@ impl Rounds {
         }
         let mut told = HashMap::new();
         for node in &self.mind.snapshot.nodes {
-            if node.state == NodeState::Leaving {
+            if node.state == NodeState::Leaving && !self.is_interrupted(node) {
                 continue;
             }
             let list = lists.get(&Target::Node(node.name.clone())).copied();
@@ -208,6 +218,15 @@ impl Rounds {
             }
         }
         self.told = told;
+    }
+
+    /// Whether a node's machine will be taken away: it is told once more what to have, which is what
+    /// its pods use and nothing else.
+    fn is_interrupted(&self, node: &Node) -> bool {
+        let claim = self.mind.claim_of(&node.name);
+        let claim = claim.and_then(|name| self.picture.claims.get(name));
+        let is_known = claim.is_some_and(|it| self.picture.caches.contains_key(&it.name_any()));
+        is_known && claim.is_some_and(|it| claim::is_interrupted(it))
     }
 
     fn inputs<'a>(

@@ -1,11 +1,12 @@
 //! Pods that are going to lose their node, planned for before they do: each has a stand-in that waits,
 //! so that what it will need is bought and fetched while it still runs.
 //!
-//! A stand-in is there as long as its pod is on a node that goes and has not been asked to leave. Its
-//! name is no name of a pod, so that nobody else can mean it. Pods that do not come back, or that
+//! A stand-in is there as long as its pod is on a node that goes and has not been asked to leave, or on
+//! one that went before it could be asked. Its name is no name of a pod, so that nobody else can mean it. Pods that do not come back, or that
 //! nobody will move, have none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use headstart_api::{NodeClaim, names};
 use headstart_core::label::{Effect, Taint};
@@ -18,13 +19,25 @@ use super::picture::Picture;
 /// Ends the name of a stand-in.
 const ENDING: &str = " (moves)";
 
+/// For how long pods of a Node that is gone are planned for: the API server's own collector has removed
+/// them by then (it looks every 20 s, and waits for 40 s).
+const COLLECTED: Duration = Duration::from_secs(120);
+
 /// The stand-ins that are planned with.
 #[derive(Default)]
 pub(super) struct Moving {
     all: BTreeSet<ObjectKey>,
+    /// Nodes that went before they were empty, by name: their claims, and when.
+    lost: BTreeMap<String, (NodeClaim, Instant)>,
 }
 
 impl Moving {
+    /// The Node of a claim is deleted, pods or not.
+    pub(super) fn lose(&mut self, node: &str, claim: &NodeClaim) {
+        let lost = (claim.clone(), Instant::now());
+        self.lost.insert(node.to_owned(), lost);
+    }
+
     /// Takes the pods as they are now; `by_claim` names the Nodes of claims.
     pub(super) fn settle(
         &mut self,
@@ -33,10 +46,16 @@ impl Moving {
         by_claim: &BTreeMap<String, String>,
     ) {
         let going = picture.claims.iter().filter(|(_, claim)| is_going(claim));
-        let going: BTreeMap<&str, &NodeClaim> = going
+        let going = going
             .filter_map(|(name, claim)| Some((by_claim.get(name)?.as_str(), &**claim)))
-            .filter(|(node, _)| picture.nodes.contains_key(*node))
-            .collect();
+            .filter(|(node, _)| picture.nodes.contains_key(*node));
+        self.lost.retain(|_, (_, at)| at.elapsed() < COLLECTED);
+        let lost = self
+            .lost
+            .iter()
+            .map(|(node, (claim, _))| (node.as_str(), claim));
+        let lost = lost.filter(|(node, _)| !picture.nodes.contains_key(*node));
+        let going: BTreeMap<&str, &NodeClaim> = going.chain(lost).collect();
         if going.is_empty() && self.all.is_empty() {
             return;
         }

@@ -17,6 +17,7 @@ use super::claim;
 use super::drift;
 use super::mind::Mind;
 use super::moving::Moving;
+use super::notices::{self, Told};
 use super::picture::Picture;
 use crate::manifest::book::{inventory, placed};
 use crate::manifest::pool;
@@ -60,6 +61,11 @@ impl Nodes {
     /// The Node of a claim is there.
     pub(super) fn is_back(&mut self, claim: &str) {
         self.away.remove(claim);
+    }
+
+    /// The Node of a claim is deleted: pods that are still on it will come back elsewhere.
+    pub(super) fn lose(&mut self, node: &str, claim: &NodeClaim) {
+        self.moving.lose(node, claim);
     }
 
     /// Takes everything that changed.
@@ -131,7 +137,8 @@ impl Nodes {
             {
                 node.disruption.drift = drift::of(&node, claim, pool, read, types);
             }
-            if node.state != NodeState::Running {
+            let told = notices::tell(&mut node, claim.map(|claim| &**claim), picture, now);
+            if node.state != NodeState::Running || told == Told::Something {
                 self.young.insert(name.clone());
             }
             let cache = cache_name(&node, claim.map(|claim| &**claim));

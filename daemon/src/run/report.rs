@@ -1,7 +1,10 @@
 //! Statuses that differ from what was last reported.
 
+use std::collections::BTreeMap;
+
 use headstart_core::money::HourlyPrice;
 use headstart_core::node::NodeState;
+use headstart_core::plan::{Prefetch, Target};
 use headstart_core::pod::ObjectKey;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt as _;
@@ -9,17 +12,18 @@ use kube::ResourceExt as _;
 use super::round::Rounds;
 use super::say::{Reason, Say};
 use super::status::{self, SeenOf};
+use super::wish::{self, Selected};
 use super::write::Write;
 
 impl Rounds {
     /// What is to be reported.
-    pub(super) fn report(&mut self) -> Vec<Write> {
+    pub(super) fn report(&mut self, lists: &[Prefetch]) -> Vec<Write> {
         let mut writes = Vec::new();
         if self.calls.is_some() {
             self.report_claims(&mut writes);
         }
         self.report_pools(&mut writes);
-        self.report_prefetches(&mut writes);
+        self.report_prefetches(lists, &mut writes);
         writes
     }
 
@@ -98,9 +102,20 @@ impl Rounds {
             .retain(|name, _| pools.contains_key(name));
     }
 
-    fn report_prefetches(&mut self, writes: &mut Vec<Write>) {
+    fn report_prefetches(&mut self, lists: &[Prefetch], writes: &mut Vec<Write>) {
+        let wishes = self.picture.book.wishes();
+        let skipped: BTreeMap<&str, &Prefetch> = match wishes.len() {
+            0 => BTreeMap::new(),
+            _ => lists
+                .iter()
+                .filter_map(|list| match &list.target {
+                    Target::Node(name) => Some((name.as_str(), list)),
+                    Target::New(_) => None,
+                })
+                .collect(),
+        };
         let snapshot = &self.mind.snapshot;
-        for (placed, _, problems) in self.picture.book.wishes() {
+        for (placed, _, problems) in wishes {
             let key = ObjectKey::new(&placed.namespace, &placed.name);
             let wishes: Vec<_> = snapshot
                 .wishes
@@ -114,11 +129,15 @@ impl Rounds {
                         .first()
                         .is_none_or(|wish| wish.nodes.matches(&node.labels))
             });
-            let nodes = nodes.map(|node| snapshot.inventories.get(&node.name));
+            let nodes = nodes.map(|node| Selected {
+                name: &node.name,
+                inventory: snapshot.inventories.get(&node.name),
+                skipped: skipped.get(&*node.name).map_or(&[], |list| &list.skipped),
+            });
             let seen = placed.object.status.clone().unwrap_or_default();
             let before = self.prefetch_statuses.get(&key).unwrap_or(&seen);
             let metadata = &placed.object.metadata;
-            let now = status::of_prefetch(before, metadata, &wishes, &problems, nodes);
+            let now = wish::status(before, metadata, &wishes, &problems, nodes);
             if *before != now {
                 self.prefetch_statuses.insert(key.clone(), now.clone());
                 writes.push(Write::PrefetchStatus {

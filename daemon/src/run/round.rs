@@ -25,8 +25,10 @@ use super::batch::Batch;
 use super::calls::{Answer, Calls};
 use super::gauges::{Gauges, Took};
 use super::lease::Lead;
+use super::listed::Missed;
 use super::mind::Mind;
 use super::nodes::Nodes;
+use super::notices::Noted;
 use super::pace::{Pace, Spent};
 use super::picture::Picture;
 use super::retire::Retiring;
@@ -90,6 +92,10 @@ pub(super) struct Rounds {
     pub(super) prefetch_statuses: BTreeMap<ObjectKey, headstart_api::PrefetchStatus>,
     /// What the intent of each node was last made of, as a number, for nodes that know it.
     pub(super) told: HashMap<String, u64>,
+    /// What agents were told, as far as it was said.
+    pub(super) noted: Noted,
+    /// Claims whose instance was listed once and may be listed no more.
+    pub(super) missed: Missed,
     /// Claims that are going to go, and why.
     pub(super) goes: BTreeMap<String, Reason>,
     /// Purchases that are planned.
@@ -171,6 +177,8 @@ impl Rounds {
             pool_statuses: BTreeMap::new(),
             prefetch_statuses: BTreeMap::new(),
             told: HashMap::new(),
+            noted: Noted::default(),
+            missed: Missed::default(),
             goes: BTreeMap::new(),
             batch,
             learned: BTreeSet::new(),
@@ -258,6 +266,8 @@ impl Rounds {
             calls.forget_all();
         }
         self.instances = None;
+        self.missed = Missed::default();
+        self.noted.forget();
         self.refused.clear();
         self.ensured.clear();
         self.orphans.clear();
@@ -318,7 +328,7 @@ impl Rounds {
             self.retired = retirement;
         }
         let decided = started.elapsed();
-        writes.extend(self.report());
+        writes.extend(self.report(&lists));
         writes.extend(self.store());
         if due(&mut self.shown, SHOW_EVERY) {
             self.gauges.decided(&plan, &lists, &self.retired);

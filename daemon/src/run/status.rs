@@ -1,12 +1,8 @@
 //! What is reported of claims, pools and prefetches: from what was applied and seen, never from what
 //! was meant. A condition keeps the time of its last change; a stage, once reached, its own.
 
-use headstart_api::{
-    NodeCache, NodeClaim, NodeClaimStatus, NodePoolStatus, PrefetchStatus, Price, names,
-};
-use headstart_core::cache::{Inventory, ItemState};
+use headstart_api::{NodeCache, NodeClaim, NodeClaimStatus, NodePoolStatus, Price, names};
 use headstart_core::money::HourlyPrice;
-use headstart_core::snapshot::Wish;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -177,45 +173,6 @@ pub(super) fn of_pool(
         nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
         hourly_cost: (cost > 0).then_some(Price(HourlyPrice(cost))),
         resources: std::collections::BTreeMap::new(),
-        conditions: vec![condition(&before.conditions, &now, metadata)],
-    }
-}
-
-/// The status of a prefetch, from what the nodes that it selects report.
-pub(super) fn of_prefetch<'a>(
-    before: &PrefetchStatus,
-    metadata: &ObjectMeta,
-    wishes: &[Wish],
-    problems: &[String],
-    nodes: impl Iterator<Item = Option<&'a Inventory>>,
-) -> PrefetchStatus {
-    let has = |inventory: &Inventory, wish: &Wish| {
-        inventory.items.get(&wish.item) == Some(&ItemState::Verified)
-    };
-    let (mut count, mut warm) = (0, 0);
-    for inventory in nodes {
-        count += 1;
-        let all = |inventory: &Inventory| wishes.iter().all(|wish| has(inventory, wish));
-        warm += u32::from(inventory.is_some_and(all));
-    }
-    let said = problems.join("; ");
-    let now = match problems.is_empty() {
-        true => Now {
-            kind: "Accepted",
-            status: "True",
-            reason: "Accepted",
-            message: "",
-        },
-        false => Now {
-            kind: "Accepted",
-            status: "False",
-            reason: "Unreadable",
-            message: &said,
-        },
-    };
-    PrefetchStatus {
-        nodes: count,
-        warm,
         conditions: vec![condition(&before.conditions, &now, metadata)],
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use headstart_api::{NodeClaim, names};
+use headstart_api::{InterruptionKind, NodeClaim, names};
 use headstart_core::capacity::{Outcome, Refusal as Refused, Scope};
 use headstart_core::money::Millis;
 use headstart_core::node::NodeState;
@@ -15,16 +15,15 @@ use tracing::{error, info, warn};
 
 use super::calls::Answer;
 use super::claim;
-use super::life::{self, Facts, InstanceView, NodeFacts, NodeView, Replacement, Step, Why};
+use super::life::{self, Facts, NodeFacts, NodeView, Replacement, Step, Why};
+use super::notices;
 use super::round::Rounds;
 use super::say::{Reason, Say};
 use super::status::{is_tainted, ready_since};
 use super::tally::Goes;
 use super::write::{NotDone, Write};
+use crate::metrics::label::Notice;
 use crate::plan::now;
-
-/// How long a new instance may be missing from listings: clouds show what they have with a delay.
-const LISTED_AFTER: Duration = Duration::from_secs(60);
 
 /// For how long a pool does not buy after a provider said that its settings or rights are wrong.
 const BLOCKED: Millis = Millis::from_secs(300);
@@ -60,6 +59,7 @@ impl Rounds {
             }
         }
         self.bury(writes);
+        self.adopt(writes);
     }
 
     fn facts(
@@ -110,28 +110,6 @@ impl Rounds {
             released: self.calls.as_ref().is_some_and(|it| it.is_released(&name)),
             node: view,
             replacement: self.replacement(claim),
-        }
-    }
-
-    fn instance(&self, claim: &NodeClaim) -> InstanceView {
-        let Some((asked, instances)) = &self.instances else {
-            return InstanceView::Unknown;
-        };
-        match instances.get(&claim.name_any()).map(|it| it.state) {
-            Some(InstanceState::Running) => InstanceView::Running,
-            Some(InstanceState::Interrupted) => InstanceView::Interrupted,
-            Some(InstanceState::Ending) => InstanceView::Missing,
-            None => {
-                let launched = claim
-                    .status
-                    .as_ref()
-                    .and_then(|it| it.stages.launched.as_ref());
-                let launched = launched.map(|time| SystemTime::from(time.0));
-                match launched {
-                    Some(launched) if *asked > launched + LISTED_AFTER => InstanceView::Missing,
-                    _ => InstanceView::Unknown,
-                }
-            }
         }
     }
 
@@ -209,6 +187,7 @@ impl Rounds {
             (Step::DeleteNode, Some(node)) => {
                 let seen = self.picture.nodes.get(&node);
                 let uid = seen.and_then(|seen| seen.raw.object.uid());
+                self.nodes.lose(&node, claim);
                 writes.push(Write::DeleteNode { name: node, uid });
             }
             (Step::Finish, _) => {
@@ -299,6 +278,8 @@ impl Rounds {
         self.refused.remove(name);
         self.ensured.remove(name);
         self.learned.remove(name);
+        self.missed.forget(name);
+        self.noted.gone(name);
         self.nodes.is_back(name);
     }
 
@@ -338,10 +319,21 @@ impl Rounds {
             ),
             Why::InstanceGone => (Reason::NodeGone, "its instance is gone".to_owned()),
             Why::NodeGone => (Reason::NodeGone, "its Node was deleted".to_owned()),
-            Why::Interrupted => (
-                Reason::NodeInterrupted,
-                "its instance will be taken away; its pods are moved".to_owned(),
-            ),
+            Why::Interrupted => {
+                let notice = notices::of_claim(&self.picture, claim);
+                let said = match notice {
+                    Some(notice) => notices::words(notice),
+                    None => "its instance will be taken away".to_owned(),
+                };
+                if notice.is_none() && self.noted.is_first(&claim.name_any()) {
+                    let metrics = self.gauges.metrics();
+                    metrics.noticed(Notice::Provider, InterruptionKind::Taken.into());
+                }
+                (
+                    Reason::NodeInterrupted,
+                    format!("{said}; its pods are moved"),
+                )
+            }
             Why::Replaced => (
                 Reason::NodeGivenBack,
                 "what replaces it is there; its pods are moved".to_owned(),
@@ -489,6 +481,7 @@ impl Rounds {
             }
             by_claim.insert(claim, instance);
         }
+        self.note_missed(&by_claim);
         self.instances = Some((asked, by_claim));
         let sure: Vec<_> = orphans.intersection(&self.orphans).cloned().collect();
         self.orphans = orphans;

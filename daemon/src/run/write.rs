@@ -57,6 +57,12 @@ pub(super) enum Write {
         name: String,
         by: Option<Vec<String>>,
     },
+    /// A claim goes with its pool.
+    Own {
+        name: String,
+        uid: Option<String>,
+        owner: OwnerReference,
+    },
     /// Labels of a Node.
     Label {
         node: String,
@@ -255,6 +261,14 @@ impl Writer {
                     .map(|claim| Done::Claim(Box::new(claim)))
                     .map_err(refused)
             }
+            Write::Own { name, uid, owner } => {
+                let said = json!({"metadata": {"uid": uid, "ownerReferences": [owner]}});
+                let api: Api<NodeClaim> = Api::all(self.client.clone());
+                let claim = api.patch(name, &merge(), &Patch::Merge(&said)).await;
+                claim
+                    .map(|claim| Done::Claim(Box::new(claim)))
+                    .map_err(refused)
+            }
             Write::Label { node, labels } => {
                 let labels: serde_json::Map<String, Value> = labels
                     .iter()
@@ -392,6 +406,7 @@ impl Write {
             Self::RemoveCache { .. } => "remove-cache",
             Self::GiveUp { .. } => "give-up",
             Self::ReplacedBy { .. } => "replaced-by",
+            Self::Own { .. } => "own",
             Self::Label { .. } => "label",
             Self::Taint { .. } => "taint",
             Self::Evict { .. } => "evict",
@@ -411,7 +426,9 @@ impl Write {
             Self::Buy(..) | Self::ClaimStatus { .. } => (Object::NodeClaim, Verb::Apply),
             Self::RemoveCache { .. } => (Object::NodeCache, Verb::Delete),
             Self::GiveUp { .. } => (Object::NodeClaim, Verb::Delete),
-            Self::ReplacedBy { .. } | Self::Finish { .. } => (Object::NodeClaim, Verb::Patch),
+            Self::ReplacedBy { .. } | Self::Own { .. } | Self::Finish { .. } => {
+                (Object::NodeClaim, Verb::Patch)
+            }
             Self::Label { .. } | Self::Taint { .. } => (Object::Node, Verb::Patch),
             Self::Evict { .. } => (Object::Pod, Verb::Create),
             Self::DeleteNode { .. } => (Object::Node, Verb::Delete),
@@ -429,6 +446,7 @@ impl Write {
             Self::RemoveCache { name, .. }
             | Self::GiveUp { name, .. }
             | Self::ReplacedBy { name, .. }
+            | Self::Own { name, .. }
             | Self::DeleteNode { name, .. }
             | Self::ClaimStatus { name, .. }
             | Self::PoolStatus { name, .. } => name.clone(),

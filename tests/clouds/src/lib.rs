@@ -16,10 +16,12 @@ use serde_json::{Map, Value};
 
 use self::control::{Control, Fault};
 
+pub mod aws;
 pub mod azure;
 pub mod conformance;
 pub mod control;
 pub mod external;
+pub mod gcp;
 pub mod kwok;
 
 pub mod market;

@@ -127,7 +127,7 @@ pub(crate) fn is_initialised(claim: &Value) -> bool {
     condition(claim, "Initialized") == Some("True")
 }
 
-fn budget() -> Value {
+pub(crate) fn budget() -> Value {
     json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "serve"},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "serve"}}},

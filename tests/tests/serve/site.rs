@@ -225,6 +225,11 @@ impl Site {
 
     /// Starts the agent of a node, on the site's one store.
     pub(crate) fn agent(&self, node: &str, token: &str) -> Agent {
+        self.agent_told(node, token, &[])
+    }
+
+    /// The same with more on its command line.
+    pub(crate) fn agent_told(&self, node: &str, token: &str, told: &[&str]) -> Agent {
         let text = std::fs::read_to_string(self.cluster.kubeconfig()).unwrap();
         let mut config: Value = serde_json::from_str(&text).unwrap();
         let door = format!("https://127.0.0.1:{}", self.door.port);
@@ -241,7 +246,7 @@ impl Site {
         agent
             .arg(self.hub.endpoint())
             .args(["--plain-http", cdn.trim_start_matches("http://")]);
-        agent.arg("--kubeconfig").arg(kubeconfig);
+        agent.arg("--kubeconfig").arg(kubeconfig).args(told);
         agent
             .env("HEADSTART_LOG", "info")
             .stdin(Stdio::null())

@@ -289,12 +289,13 @@ impl Credentials {
                 session,
                 token,
             } => {
+                let token = read(token).await?;
                 let form = url::form_urlencoded::Serializer::new(String::new())
                     .append_pair("Action", "AssumeRoleWithWebIdentity")
                     .append_pair("Version", "2011-06-15")
                     .append_pair("RoleArn", role)
                     .append_pair("RoleSessionName", session)
-                    .append_pair("WebIdentityToken", read(token).await?.trim())
+                    .append_pair("WebIdentityToken", token.trim())
                     .finish();
                 let mut request = Request::get(endpoint.clone());
                 request.method = Method::POST;

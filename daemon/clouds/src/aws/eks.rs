@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use super::credentials::Credentials;
@@ -28,12 +28,16 @@ pub struct Cluster {
     /// URL of its API server.
     pub endpoint: String,
     /// Who signed that server's certificate.
+    #[serde(deserialize_with = "some")]
     pub certificate_authority: Certificate,
     /// Addresses of Services.
+    #[serde(deserialize_with = "some")]
     pub kubernetes_network_config: KubernetesNetworkConfig,
     /// Its place in the network.
+    #[serde(deserialize_with = "some")]
     pub resources_vpc_config: VpcConfig,
     /// Who may join and call.
+    #[serde(deserialize_with = "some")]
     pub access_config: AccessConfig,
 }
 
@@ -97,4 +101,10 @@ impl Eks {
         let described: Described = self.wire.get("DescribeCluster", path).await?;
         Ok(described.cluster)
     }
+}
+
+/// What a cluster has nothing of can be written as null.
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    let read: Option<T> = Deserialize::deserialize(from)?;
+    Ok(read.unwrap_or_default())
 }

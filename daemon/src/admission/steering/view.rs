@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use headstart_api::{ItemPhase, NodeCache, names};
+use headstart_api::{InterruptionKind, ItemPhase, NodeCache, names};
 use headstart_core::amount::{self, Container, Resources, Role, pod_requests};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -57,7 +57,8 @@ pub(super) struct Change {
 #[derive(Default)]
 pub(super) struct View {
     nodes: Kept<Machine>,
-    /// Models, by the name of the object: a node's, or a claim's.
+    /// Models, by the name of the object: a node's, or a claim's. Of a machine that will be taken away
+    /// none.
     caches: Kept<Vec<String>>,
     used: Kept<Used>,
     agents: Kept<Agent>,
@@ -336,6 +337,13 @@ fn machine(node: &core::Node) -> Machine {
 
 /// Models of which every byte is there, those that are wanted first.
 fn verified(cache: &NodeCache) -> Vec<String> {
+    let notice = cache
+        .status
+        .as_ref()
+        .and_then(|it| it.interruption.as_ref());
+    if notice.is_some_and(|notice| notice.kind == InterruptionKind::Taken) {
+        return Vec::new();
+    }
     let status = cache.status.iter().flat_map(|status| &status.items);
     let verified = status.filter(|item| item.state == Some(ItemPhase::Verified));
     let model = |text: &String| text.split('@').next().unwrap_or_default().to_owned();
@@ -431,4 +439,28 @@ fn amounts(quantities: Option<&BTreeMap<String, Quantity>>) -> Resources {
         }
     }
     amounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_has_that_is_taken_away_attracts_nobody() {
+        let of = |kind: Option<&str>| {
+            let notice = kind.map(|kind| json!({"kind": kind, "source": "gcp"}));
+            let cache = json!({
+                "apiVersion": "headstart.dev/v1alpha1", "kind": "NodeCache",
+                "metadata": {"name": "n"}, "spec": {"generation": 1},
+                "status": {"interruption": notice, "items": [
+                    {"model": "org/m@0123456789abcdef0123456789abcdef01234567", "state": "Verified"},
+                ]},
+            });
+            verified(&serde_json::from_value(cache).unwrap())
+        };
+        assert_eq!(of(None), ["org/m"]);
+        // It may stay for as long as any other.
+        assert_eq!(of(Some("AtRisk")), ["org/m"]);
+        assert_eq!(of(Some("Taken")), Vec::<String>::new());
+    }
 }
