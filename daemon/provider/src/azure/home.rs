@@ -1,7 +1,7 @@
 //! Where nodes live: agent pools of one machine each, or machines of one agent pool. Both are found,
 //! made and deleted by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -165,15 +165,20 @@ impl Home {
             due.truncate(MOST_LOOKS);
             (looks.round, due)
         };
-        let looked = due.iter().map(|at| self.look(all[*at].clone()));
+        let looked = due.iter().map(|at| self.look_in_list(&all[*at]));
         let looked = try_join_all(looked).await?;
         let mut looks = self.looks();
+        let mut gone = BTreeSet::new();
         for kept in looked {
+            if kept.stage == Stage::Ending {
+                gone.insert(kept.name.clone());
+            }
             let seen = (round, kept.machine);
             looks.seen.insert(kept.name, seen);
         }
         let with = all.into_iter().map(|mut kept| {
             match looks.seen.get(&kept.name) {
+                Some(_) if gone.contains(&kept.name) => kept.stage = Stage::Ending,
                 Some((_, machine)) => kept.machine.clone_from(machine),
                 // Nobody has looked yet: that is no word about its machine.
                 None if kept.stage == Stage::Made => kept.stage = Stage::Making,
@@ -182,6 +187,17 @@ impl Home {
             kept
         });
         Ok(with.collect())
+    }
+
+    /// The same for one of a list, which may be gone since the list was made.
+    async fn look_in_list(&self, kept: &Kept) -> Result<Kept, CallError> {
+        match self.look(kept.clone()).await {
+            Err(CallError::Refused { said, .. }) if said.code.ends_with("NotFound") => Ok(Kept {
+                stage: Stage::Ending,
+                ..kept.clone()
+            }),
+            looked => looked,
+        }
     }
 
     fn of_pool(&self, pool: AgentPool) -> Kept {
