@@ -36,7 +36,7 @@ mod own {
     }
 
     fn id(instance: &Instance) -> &str {
-        instance.provider_id.rsplit('/').next().unwrap()
+        instance.provider_id.rsplit('/').next().unwrap_or_default()
     }
 
     #[tokio::test]
