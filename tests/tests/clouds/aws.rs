@@ -277,10 +277,9 @@ async fn a_node_is_bought_interrupted_and_given_back_on_moto() {
         "import boto3, json, sys\n\
          boto3.client('sqs', endpoint_url=sys.argv[1], region_name='us-east-1', \
          aws_access_key_id='none', aws_secret_access_key='none').send_message(\
-         QueueUrl='{}', MessageBody=json.dumps({{'detail-type': \
+         QueueUrl='{queue}', MessageBody=json.dumps({{'detail-type': \
          'EC2 Spot Instance Interruption Warning', 'time': '2026-01-01T00:00:00Z', \
-         'detail': {{'instance-id': '{id}'}}}}))",
-        queue
+         'detail': {{'instance-id': '{id}'}}}}))"
     ));
     for _ in 0..2 {
         let listed = provider.instances().await.unwrap();
