@@ -29,7 +29,8 @@ use headstart_clouds::aws::sts::Sts;
 use headstart_clouds::bucket::Bucket;
 use headstart_clouds::call::{CallError, Caller};
 use headstart_core::offer::{CapacityType, OfferingKey};
-use headstart_transfer::net::{HostPolicy, HostPort};
+use headstart_transfer::chain;
+use headstart_transfer::net::{HostPolicy, HostPort, Http, ProxyRule};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -127,10 +128,13 @@ struct Asked {
 
 impl Config {
     /// Lets `policy` through to AWS's services, which have private addresses behind VPC endpoints, and
-    /// to what hands out credentials on a node.
+    /// to what hands out credentials on a node. A configuration that makes no sense trusts nobody.
     pub fn trust(&self, policy: &mut HostPolicy) {
+        if self.check().is_err() {
+            return;
+        }
         // The metadata service and the Pod Identity agent.
-        for local in ["169.254.169.254", "169.254.170.23", "fd00:ec2::23"] {
+        for local in ["169.254.169.254", "169.254.170.23", "[fd00:ec2::23]"] {
             if let Some(host) = HostPort::parse(local) {
                 policy.trust_plain_http(host);
             }
@@ -215,7 +219,12 @@ impl Aws {
     /// The field that makes no sense, and what to write.
     pub fn open(config: Config, site: Site, source: Source) -> Result<Self, ConfigError> {
         config.check()?;
-        let keys = Arc::new(Credentials::new(site.http.clone(), source));
+        let is_local = matches!(source, Source::Container { .. } | Source::Instance { .. });
+        let asked = match is_local {
+            true => direct(&site.http)?,
+            false => site.http.clone(),
+        };
+        let keys = Arc::new(Credentials::new(asked, source));
         let caller = |(size, rate)| {
             let bucket = Bucket::new(size, rate, Instant::now());
             Caller::new(site.http.clone(), site.patience, bucket)
@@ -474,6 +483,17 @@ impl Provider for Aws {
     fn examine<'a>(&'a self, settings: &'a Map<String, Value>) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(self.look(settings))
     }
+}
+
+/// What answers on this node alone is never asked by a proxy for it, and its keys shown to none.
+fn direct(http: &Http) -> Result<Http, ConfigError> {
+    let mut policy = http.policy().clone();
+    policy.proxy = ProxyRule::Never;
+    Http::new(policy).map_err(|error| ConfigError {
+        field: "credentials".to_owned(),
+        found: chain(&error),
+        fix: "see what it says".to_owned(),
+    })
 }
 
 fn instance(found: &ec2::Instance) -> Instance {

@@ -144,7 +144,8 @@ for request in json.load(sys.stdin):
 print(" ".join(sorted(checked)))
 "#;
 
-fn python(script: &str, arguments: &[&str], input: &str) -> String {
+/// What a script says, or what went wrong with it.
+fn python(script: &str, arguments: &[&str], input: &str) -> Result<String, String> {
     let mut child = Command::new(super::python())
         .args(["-c", script])
         .args(arguments)
@@ -157,9 +158,11 @@ fn python(script: &str, arguments: &[&str], input: &str) -> String {
     pipe.write_all(input.as_bytes()).expect("boto3 can be used");
     drop(pipe);
     let output = child.wait_with_output().expect("boto3 can be used");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    String::from_utf8(output.stdout).expect("text")
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text").trim().to_owned();
+    match output.status.success() {
+        true => Ok(text(output.stdout)),
+        false => Err(text(output.stderr)),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,7 +172,7 @@ async fn boto3_takes_the_cloud_of_the_tests_for_aws() {
     let (url, queue) = (cloud.url(), cloud.queue());
     let driven =
         tokio::task::spawn_blocking(move || python(DRIVE, &[&url, KEYS.0, KEYS.1, &queue], ""));
-    assert_eq!(driven.await.unwrap().trim(), "driven");
+    assert_eq!(driven.await.unwrap().as_deref(), Ok("driven"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,7 +205,25 @@ async fn what_is_sent_is_what_awss_own_model_allows() {
                     ec2:RunInstances ec2:TerminateInstances eks:DescribeCluster pricing:GetProducts \
                     service-quotas:GetServiceQuota sqs:DeleteMessage sqs:GetQueueAttributes \
                     sqs:ReceiveMessage ssm:GetParameter sts:GetCallerIdentity";
-    assert_eq!(checked.trim(), expected);
+    assert_eq!(checked.as_deref(), Ok(expected));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_awss_own_model_does_not_allow_is_found_out() {
+    let all = "[[\"Nonsense\", \"1\"]]";
+    let kind = "[[\"MinCount\", \"one\"], [\"MaxCount\", \"1\"]]";
+    for (form, found) in [
+        (all, "has no Nonsense"),
+        (kind, "ValueError"),
+        ("[]", "MinCount"),
+    ] {
+        let request = format!(
+            "[{{\"service\": \"ec2\", \"action\": \"RunInstances\", \"json\": null, \"form\": {form}}}]"
+        );
+        let checked = tokio::task::spawn_blocking(move || python(VALIDATE, &[], &request));
+        let wrong = checked.await.unwrap().unwrap_err();
+        assert!(wrong.contains(found), "{wrong}");
+    }
 }
 
 /// A cluster of EKS with its subnets, a profile, and a queue in which a warning waits for an instance.
@@ -256,10 +277,9 @@ async fn a_node_is_bought_interrupted_and_given_back_on_moto() {
         "import boto3, json, sys\n\
          boto3.client('sqs', endpoint_url=sys.argv[1], region_name='us-east-1', \
          aws_access_key_id='none', aws_secret_access_key='none').send_message(\
-         QueueUrl='{}', MessageBody=json.dumps({{'detail-type': \
+         QueueUrl='{queue}', MessageBody=json.dumps({{'detail-type': \
          'EC2 Spot Instance Interruption Warning', 'time': '2026-01-01T00:00:00Z', \
-         'detail': {{'instance-id': '{id}'}}}}))",
-        queue
+         'detail': {{'instance-id': '{id}'}}}}))"
     ));
     for _ in 0..2 {
         let listed = provider.instances().await.unwrap();

@@ -30,7 +30,7 @@ impl Aws {
             Ok(settings) => {
                 let settings = settings.over(&self.config.nodes);
                 found.extend(self.places(&settings).await);
-                found.push(self.may_buy(written).await);
+                found.push(self.may_buy(written, &settings).await);
                 if let Some(id) = &settings.image_id {
                     found.push(self.image_is_there(id).await);
                 }
@@ -133,9 +133,9 @@ impl Aws {
     }
 
     /// A purchase that is not made.
-    async fn may_buy(&self, written: &Map<String, Value>) -> Finding {
+    async fn may_buy(&self, written: &Map<String, Value>, settings: &Settings) -> Finding {
         const SUBJECT: &str = "permission ec2:RunInstances";
-        let Some(offering) = self.sample().await else {
+        let Some(offering) = self.sample(settings).await else {
             return Finding::unknown(SUBJECT, "the catalog has nothing to try it with");
         };
         let wanted = Wanted {
@@ -168,8 +168,8 @@ impl Aws {
     }
 
     /// An offering in a zone that there is a subnet in.
-    async fn sample(&self) -> Option<OfferingKey> {
-        let subnets = self.home.subnets(&self.ec2, &self.config.nodes).await;
+    async fn sample(&self, settings: &Settings) -> Option<OfferingKey> {
+        let subnets = self.home.subnets(&self.ec2, settings).await;
         let subnets = subnets.unwrap_or_default();
         let offering = self.catalog.offerings.iter().find(|offering| {
             let mut zones = subnets.iter().map(|one| &one.availability_zone);

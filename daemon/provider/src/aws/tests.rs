@@ -267,8 +267,8 @@ fn parts(text: &str) -> Vec<(String, String)> {
     let (head, body) = text.split_once("\n\n").unwrap();
     let boundary = head.split("boundary=\"").nth(1).unwrap();
     let boundary = boundary.trim_end_matches('"');
-    let separator = format!("--{boundary}");
-    let parts = body.split(&separator);
+    let line = format!("--{boundary}");
+    let parts = body.split(&line);
     let parts = parts.filter(|part| !part.trim().is_empty() && part.trim() != "--");
     parts
         .map(|part| {
@@ -510,4 +510,22 @@ fn services_are_where_the_region_has_them() {
         url("cn-north-1")[0],
         "https://ec2.cn-north-1.amazonaws.com.cn/"
     );
+}
+
+#[test]
+fn private_endpoints_and_the_nodes_own_are_trusted_unless_the_region_is_none() {
+    let trusted = |region: &str| {
+        let config = json!({"region": region, "cluster": "a"});
+        let config: Config = serde_json::from_value(config).unwrap();
+        let mut policy = HostPolicy::default();
+        config.trust(&mut policy);
+        policy
+    };
+    let policy = trusted("us-east-1");
+    let private = |host: &str| policy.allows_address(host, [10, 0, 0, 7].into());
+    assert!(private("ec2.us-east-1.amazonaws.com") && private("169.254.169.254"));
+    assert!(!private("ec2.eu-west-1.amazonaws.com"));
+    let plain: Vec<_> = policy.plain_http.iter().map(|host| &*host.host).collect();
+    assert_eq!(plain, ["169.254.169.254", "169.254.170.23", "fd00:ec2::23"]);
+    assert!(trusted("a b").private_hosts.is_empty());
 }
