@@ -62,7 +62,7 @@ fn a_value_that_makes_no_sense_is_refused_by_its_name() {
             "daemon.image.digest",
             "pattern",
         ),
-        ("provider.name=azure", "provider.name", "one of"),
+        ("provider.name=ibm", "provider.name", "one of"),
         ("provider.name=external", "provider.external.url", ""),
         (
             "agent.store.keepFreePercent=100",

@@ -267,7 +267,8 @@ fn parts(text: &str) -> Vec<(String, String)> {
     let (head, body) = text.split_once("\n\n").unwrap();
     let boundary = head.split("boundary=\"").nth(1).unwrap();
     let boundary = boundary.trim_end_matches('"');
-    let parts = body.split(&format!("--{boundary}"));
+    let separator = format!("--{boundary}");
+    let parts = body.split(&separator);
     let parts = parts.filter(|part| !part.trim().is_empty() && part.trim() != "--");
     parts
         .map(|part| {

@@ -50,7 +50,7 @@ pub(crate) enum KeepError {
     #[error("certificates of the webhook")]
     Certificate(#[source] CertificateError),
     /// A call to the API server failed.
-    #[error("{verb} {object}; the account of the control plane must be allowed to")]
+    #[error("cannot {verb} {object}")]
     Call {
         /// What was to be done.
         verb: &'static str,
@@ -60,6 +60,13 @@ pub(crate) enum KeepError {
         #[source]
         source: kube::Error,
     },
+}
+
+impl KeepError {
+    /// Whether another replica was first, whose certificates are read next.
+    fn is_a_race(&self) -> bool {
+        matches!(self, Self::Call { source: kube::Error::Api(status), .. } if status.code == 409)
+    }
 }
 
 /// Makes, renews and serves certificates until `stop`.
@@ -85,6 +92,10 @@ pub(crate) async fn keep(
     loop {
         let wait = match round(&secrets, &webhooks, &place, &serving, &mut served).await {
             Ok(()) => AT_LEAST,
+            Err(error) if error.is_a_race() => {
+                tracing::debug!("another replica was first with certificates");
+                AGAIN
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
