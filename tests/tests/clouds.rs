@@ -22,6 +22,8 @@ use url::Url;
 mod aws;
 #[path = "clouds/azure.rs"]
 mod azure;
+#[path = "clouds/gcp.rs"]
+mod gcp;
 
 const REGION: &str = "us-east-1";
 

@@ -82,6 +82,9 @@ const MOTO: PythonEnv = env!("moto-5.2.5");
 /// Azure's own Python clients of AKS and of Compute.
 const AZURE: PythonEnv = env!("azure-mgmt-41.8.0");
 
+/// Google's own client, with the discovery documents of its APIs.
+const GOOGLE: PythonEnv = env!("google-api-2.202.0");
+
 /// What became of a request for Debian packages.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +112,7 @@ pub(crate) fn clients(workspace: &Path, target: &Path) -> Result<PathBuf> {
     }
     python(target, &MOTO)?;
     python(target, &AZURE)?;
+    python(target, &GOOGLE)?;
     hf_hub(workspace, target)?;
     Ok(directory(target))
 }

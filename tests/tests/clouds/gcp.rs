@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use headstart_fake_clouds::gcp::Google;
 use headstart_fake_clouds::{CLUSTER, Cloud as _};
-use headstart_provider::{Provider as _, Release, Wanted};
+use headstart_provider::{Release, Wanted};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,7 +43,7 @@ async fn googles_own_client_makes_lists_and_deletes_what_is_on_loopback() {
         "price": 250_000_000,
         "obtainability": 0.8,
         "pool deleted": "DELETE_NODE_POOL",
-        "a stranger": [401, 401],
+        "a stranger": ["wants a new token", "wants a new token"],
     });
     assert_eq!(told, expected);
 }
@@ -87,7 +87,10 @@ async fn what_the_provider_sends_is_what_googles_discovery_documents_describe() 
         .map(|one| json!({"method": one.method, "path": one.path, "query": one.query, "body": one.body}))
         .collect();
     let made = |one: &&Value| {
-        one["method"] == "POST" && one["path"].as_str().is_some_and(|it| it.ends_with("/nodePools"))
+        one["method"] == "POST"
+            && one["path"]
+                .as_str()
+                .is_some_and(|it| it.ends_with("/nodePools"))
     };
     assert_eq!(sent.iter().filter(made).count(), 2);
     assert_eq!(python(&["check"], &json!(sent).to_string()), json!([]));
@@ -113,11 +116,11 @@ fn python(arguments: &[&str], input: &str) -> Value {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
+        .expect("the interpreter that was provisioned starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).expect("the script reads");
     drop(stdin);
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "the script failed");
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 
 import google.oauth2.credentials
+from google.auth.exceptions import RefreshError
 from googleapiclient import discovery, discovery_cache
 from googleapiclient.errors import HttpError
 
@@ -34,6 +35,9 @@ def drive(url):
             request.execute()
         except HttpError as error:
             return [error.resp.status, error.reason]
+        except RefreshError:
+            # What the client does about a 401.
+            return ["wants a new token"]
         raise AssertionError("no error")
 
     told = {"token lasts": given["expires_in"]}
