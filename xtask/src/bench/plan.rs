@@ -4,6 +4,10 @@
 //! alternate, and medians count. Both read a scenario of Kubernetes objects that Karpenter's driver
 //! generates as its own benchmark does (`tests/karpenter/`). Our plans are judged by the verifier,
 //! which shares no code with the planner. Read ratios, not seconds.
+//!
+//! Ten runs of every case take three quarters of an hour, nearly all of it Karpenter's: 20,000 pods take
+//! it two minutes each time. So each run is kept (`target/karpenter/runs.jsonl`), a command that was
+//! interrupted goes on, and cases can be run by themselves.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,14 +16,17 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cargo;
+use journal::Journal;
 
+mod journal;
 mod oracle;
 mod scenarios;
 
-/// Planning beside Karpenter; needs Go, the Go module proxy, and an idle core.
+/// Planning beside Karpenter; needs Go, the Go module proxy, and an idle core. Runs of the same
+/// programs that were made before count.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Numbers of pods of the diverse mix
+    /// Numbers of pods of the diverse mix; 0 to leave it out
     #[arg(long, value_delimiter = ',', default_values_t = [500, 1000, 2000, 5000, 20000])]
     sizes: Vec<u32>,
     /// Number of pods with preferences; 0 to leave that case out
@@ -31,6 +38,9 @@ pub(crate) struct Args {
     /// Core that both are pinned to
     #[arg(long, default_value_t = 0)]
     core: usize,
+    /// Forget runs that were made before
+    #[arg(long)]
+    afresh: bool,
     /// Measure nothing: compare what both plan in this many small scenarios
     #[arg(long, value_name = "SCENARIOS")]
     oracle: Option<u64>,
@@ -51,6 +61,9 @@ struct Run {
     usd: f64,
     unplaced: usize,
 }
+
+const KARPENTER: &str = "Karpenter";
+const HEADSTART: &str = "Headstart";
 
 struct Case {
     name: String,
@@ -77,13 +90,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(count) = args.oracle {
         return oracle::run(args.first, count, &peer, &own, &target.join("karpenter"));
     }
-    let diverse = args.sizes.iter().map(|pods| Case {
-        name: format!("{pods} diverse pods"),
-        kind: "diverse",
-        pods: *pods,
-        faster: 20.0,
-        cheaper: (*pods <= 2000).then_some(0.85),
-    });
+    let kept = target.join("karpenter/runs.jsonl");
+    if args.afresh && kept.exists() {
+        std::fs::remove_file(&kept).with_context(|| format!("cannot remove {}", kept.display()))?;
+    }
+    let mut journal = Journal::open(&kept, &[&peer, &own])?;
+    let diverse = args
+        .sizes
+        .iter()
+        .filter(|pods| **pods > 0)
+        .map(|pods| Case {
+            name: format!("{pods} diverse pods"),
+            kind: "diverse",
+            pods: *pods,
+            faster: 20.0,
+            cheaper: (*pods <= 2000).then_some(0.85),
+        });
     let preferring = (args.preferences > 0).then(|| Case {
         name: format!("{} pods with preferences", args.preferences),
         kind: "preferences",
@@ -99,8 +121,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "CPU: seconds of planning; process: start-up and reading included; peak: MiB resident.\n"
     );
     for case in diverse.chain(preferring) {
-        compare(&case, args, &peer, &own, &target)?;
+        compare(&case, args, &peer, &own, &target, &mut journal)?;
     }
+    println!(
+        "Load average while these ran: at most {:.1}; on an idle machine it is about 1.\n",
+        journal.busiest()
+    );
     println!("Without a peer:");
     for (case, asked) in [
         ("mixed", "at most 1 s of planning"),
@@ -139,24 +165,48 @@ fn build_peer(target: &Path) -> Result<PathBuf> {
     Ok(peer)
 }
 
-fn compare(case: &Case, args: &Args, peer: &Path, own: &Path, target: &Path) -> Result<()> {
+fn compare(
+    case: &Case,
+    args: &Args,
+    peer: &Path,
+    own: &Path,
+    target: &Path,
+    journal: &mut Journal,
+) -> Result<()> {
     let folder = target.join("karpenter");
     let file = folder.join(format!("{}-{}.json", case.kind, case.pods));
     let scenario =
         cargo::output(Command::new(peer).args(["generate", case.kind, &case.pods.to_string()]))?;
     std::fs::write(&file, scenario).with_context(|| format!("cannot write {}", file.display()))?;
     let objections = cargo::output(Command::new(own).arg("check").arg(&file))?;
-    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-    for _ in 0..args.repeats.max(1) {
-        theirs.push(solve(
-            pinned(peer, args.core).env("GOMAXPROCS", "1"),
-            &file,
-        )?);
-        ours.push(solve(&mut pinned(own, args.core), &file)?);
+    let repeats = args.repeats.max(1);
+    for number in 0..repeats {
+        for who in [KARPENTER, HEADSTART] {
+            if journal.runs(&case.name, who).len() > number {
+                continue;
+            }
+            let mut command = match who {
+                KARPENTER => pinned(peer, args.core),
+                _ => pinned(own, args.core),
+            };
+            let run = solve(command.env("GOMAXPROCS", "1"), &file)?;
+            eprintln!(
+                "{}, run {} of {repeats}: {who} {:.2} s of CPU",
+                case.name,
+                number + 1,
+                run.total
+            );
+            journal.add(&case.name, who, run)?;
+        }
     }
+    let first = |who| {
+        let runs = journal.runs(&case.name, who);
+        &runs[..repeats.min(runs.len())]
+    };
+    let (theirs, ours) = (first(KARPENTER), first(HEADSTART));
     println!("{}:", case.name);
     println!("               CPU   process    wall     peak   nodes     USD/h  not placed");
-    for (name, runs) in [("Karpenter", &theirs), ("Headstart", &ours)] {
+    for (name, runs) in [(KARPENTER, theirs), (HEADSTART, ours)] {
         let of = |what: fn(&Run) -> f64| median(runs, what);
         println!(
             "  {name:<9} {:>7.3} {:>9.3} {:>7.3} {:>8.0} {:>7} {:>9.2} {:>11}",
@@ -169,9 +219,9 @@ fn compare(case: &Case, args: &Args, peer: &Path, own: &Path, target: &Path) -> 
             of(|r| r.unplaced as f64),
         );
     }
-    let ratio = |what: fn(&Run) -> f64| median(&theirs, what) / median(&ours, what);
+    let ratio = |what: fn(&Run) -> f64| median(theirs, what) / median(ours, what);
     let (solve, total) = (ratio(|r| r.solve), ratio(|r| r.total));
-    let price = median(&ours, |r| r.usd) / median(&theirs, |r| r.usd);
+    let price = median(ours, |r| r.usd) / median(theirs, |r| r.usd);
     let met = |holds: bool| if holds { "met" } else { "MISSED" };
     println!(
         "  CPU {solve:.0}x less, {total:.0}x with start-up and reading (goal {:.0}x: {})",
