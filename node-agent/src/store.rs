@@ -18,8 +18,8 @@
 //!   the bytes were verified and made durable.
 //! - A verified object carries a seal in its modification time. One whose seal is broken
 //!   is unknown: it is hashed again before it is used.
-//! - Only the holder of the lock writes, but for notes of uses: whoever shows a model writes one,
-//!   whole or not at all, so that what is read counts as used. Reading needs no lock.
+//! - Only the holder of the lock writes, but for notes of uses: whoever shows a model makes one.
+//!   Reading needs no lock.
 //! - Nothing is written unless the root is what it was said to be: ours, private, and mounted if a
 //!   mount was asked for.
 
@@ -571,14 +571,11 @@ fn make_writable(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a small file so that it is either there whole or not at all, durably.
-///
-/// Two threads may write the same file at once, of different processes too: each has a temporary
-/// name of its own.
+/// Writes a small file so that it is either there whole or not at all, durably. Two threads, also of
+/// different processes, may write the same one at once: each has a temporary name of its own.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let thread = format!("{:?}", std::thread::current().id());
-    let number: String = thread.chars().filter(char::is_ascii_digit).collect();
-    let own = format!("{}-{number}.tmp", std::process::id());
+    let (process, thread) = (std::process::id(), std::thread::current().id());
+    let own = format!("{process}-{thread:?}.tmp");
     write_json_by(&path.with_extension(own), path, value)
 }
 

@@ -20,9 +20,8 @@ use url::Url;
 pub use self::tls::Certificate;
 use crate::random::Random;
 
-mod tls;
-
 pub mod h2;
+mod tls;
 
 /// Bytes of a body written at once.
 const PIECE: u64 = 16 << 10;
@@ -427,11 +426,10 @@ impl<S: Wire> Reply<'_, S> {
                 .collect();
             return self.answer(status, headers, &body).await;
         }
-        if let Act::Silence = act {
-            return self.stand_still().await;
-        }
-        if let Act::Held(until) = &act {
-            until.cancelled().await;
+        match &act {
+            Act::Silence => return self.stand_still().await,
+            Act::Held(until) => until.cancelled().await,
+            _ => {}
         }
         let Some(file) = self.shared.files.get(&asked.path).cloned() else {
             return self.answer(404, Vec::new(), b"no such file").await;
@@ -545,13 +543,12 @@ impl<S: Wire> Reply<'_, S> {
         };
         let mut at = 0;
         while at < stop {
-            let mut end = (at + piece).min(stop);
-            if let Act::ChunkedLong(surplus) = act
-                && length - end <= *surplus
-            {
-                // Beside the last byte that was asked for, not after it.
-                end = length;
-            }
+            let end = (at + piece).min(stop);
+            // A surplus comes beside the last byte that was asked for, not after it.
+            let end = match act {
+                Act::ChunkedLong(surplus) if length - end <= *surplus => length,
+                _ => end,
+            };
             let bytes = &body[at as usize..end as usize];
             if chunked {
                 let size = format!("{:x}\r\n", bytes.len());

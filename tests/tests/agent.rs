@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops there")]
 
+#[path = "agent/demo.rs"]
+mod demo;
 #[path = "agent/program.rs"]
 mod program;
 #[allow(

@@ -16,7 +16,8 @@ pub(crate) enum Bench {
         /// Rounds, of which the median counts
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Size of the large file in MiB; four small ones have an eighth each
+        /// Size of the large file in MiB; four small ones have an eighth each, or a sixteenth where
+        /// the link is limited
         #[arg(long, value_name = "MIB", default_value_t = 4096)]
         large: u64,
     },
@@ -44,9 +45,18 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
                 "headstart-transfer",
             ];
             cargo::run(cargo::cargo(&build).args(["--example", "fetch"]))?;
+            let build = [
+                "build",
+                "--locked",
+                "--release",
+                "--package",
+                "headstart-testbed",
+            ];
+            cargo::run(cargo::cargo(&build).args(["--example", "link"]))?;
             let target = cargo::target()?;
             transfer::run(&transfer::Options {
                 fetch: target.join("release/examples/fetch"),
+                link: target.join("release/examples/link"),
                 target,
                 rounds: *rounds,
                 large: large << 20,

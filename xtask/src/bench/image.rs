@@ -13,7 +13,7 @@ use crate::cargo;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Compressed size of the image, in GB
-    #[arg(long, default_value = "2.3")]
+    #[arg(long, default_value = "2.0")]
     gb: f64,
     /// Rounds, all rivals in each; medians are reported
     #[arg(long, default_value = "5")]

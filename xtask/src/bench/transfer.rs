@@ -1,23 +1,31 @@
 //! The transfer engine beside its peers: the same files from the same local server, to durable
 //! bytes on the same disk, all of them in every round, so that what disturbs one disturbs all.
 //!
-//! nginx serves from memory on CPU 0; every client runs on CPU 1. Wall time includes a sync of the
+//! nginx serves from memory on CPU 0, and so does the proxy that shapes a link; every client runs on
+//! CPU 1. Wall time includes a sync of the
 //! files; of those that verify nothing, only curl is followed by `sha256sum`, and the table says
 //! so. CPU is user and system time of the client, as the kernel counts it for waited-for children.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use self::goals::Goals;
+
+mod goals;
+
 /// What is measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// The `fetch` example of `headstart-transfer`, built for release.
     pub(crate) fetch: PathBuf,
+    /// The `link` example of the testbed, likewise.
+    pub(crate) link: PathBuf,
     /// Where Python environments are kept and files are downloaded to: on the disk to measure.
     pub(crate) target: PathBuf,
     /// Rounds; the median is reported.
@@ -31,9 +39,13 @@ const CAP: u64 = 50 << 20;
 
 const CONNECTIONS: u64 = 16;
 
+/// Bytes per second of the shaped link, over all connections: 2 Gbit/s.
+const SHAPED: u64 = 250_000_000;
+
 /// Measures and prints the tables.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let work = Work::new(options)?;
+    let floor = work.floor()?;
     let peers = Peers::install(&options.target)?;
     for case in Case::all(options.large) {
         let mut samples: BTreeMap<usize, Vec<Sample>> = BTreeMap::new();
@@ -47,6 +59,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
         report(&case, &competitors, &samples);
+        let goals = Goals {
+            case: &case,
+            competitors: &competitors,
+            samples: &samples,
+            floor,
+        };
+        print!("{}", goals.lines());
     }
     Ok(())
 }
@@ -55,24 +74,48 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 struct Case {
     title: &'static str,
     files: Vec<(&'static str, u64)>,
-    capped: bool,
+    shape: Shape,
+}
+
+/// How the server's link is limited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Free,
+    /// By a cap for each connection.
+    EachConnection,
+    /// By a rate for all of them together.
+    Total,
 }
 
 impl Case {
-    fn all(large: u64) -> [Self; 4] {
-        let small = large / 8;
-        let four = || ["a", "b", "c", "d"].map(|name| (name, small)).to_vec();
+    /// Smaller files where the clients that use one connection for each are slow.
+    fn all(large: u64) -> [Self; 5] {
+        let four = |size| ["a", "b", "c", "d"].map(|name| (name, size)).to_vec();
+        let less = |size| ["e", "f", "g", "h"].map(|name| (name, size)).to_vec();
         let one = || vec![("large", large)];
-        let case = |title, files, capped| Self {
+        let case = |title, files, shape| Self {
             title,
             files,
-            capped,
+            shape,
         };
         [
-            case("four files, unshaped", four(), false),
-            case("one file, unshaped", one(), false),
-            case("four files, 50 MiB/s per connection", four(), true),
-            case("one file, 50 MiB/s per connection", one(), true),
+            case("four files, unshaped", four(large / 8), Shape::Free),
+            case("one file, unshaped", one(), Shape::Free),
+            case(
+                "four files, link of 2 Gbit/s",
+                less(large / 16),
+                Shape::Total,
+            ),
+            case(
+                "four files, 50 MiB/s per connection",
+                less(large / 16),
+                Shape::EachConnection,
+            ),
+            case(
+                "one file, 50 MiB/s per connection",
+                one(),
+                Shape::EachConnection,
+            ),
         ]
     }
 
@@ -97,6 +140,13 @@ struct Remote {
     url: String,
     size: u64,
     sha256: String,
+}
+
+/// Core-seconds per GB of what no client that verifies can do without.
+#[derive(Clone, Copy)]
+struct Floor {
+    hashing: f64,
+    receiving: f64,
 }
 
 #[derive(Clone, Copy)]
@@ -136,12 +186,13 @@ impl Peers {
     }
 
     fn for_case(&self, case: &Case, options: &Options) -> Vec<Competitor> {
-        let mut competitors = vec![headstart(options.fetch.clone()), curl()];
+        // One connection per file: under a cap it is as slow as the cap, whatever the client.
+        let is_slow = case.shape == Shape::EachConnection && case.files.len() == 1;
+        let mut competitors = vec![headstart(options.fetch.clone())];
+        competitors.extend((!is_slow).then(curl));
         competitors.push(aria2());
         for (name, python) in &self.environments {
-            // One connection per file: under a cap it is as slow as the cap, whatever the client.
-            let one_connection = name.starts_with("huggingface_hub");
-            if !(case.capped && one_connection && case.files.len() == 1) {
+            if !(is_slow && name.starts_with("huggingface_hub")) {
                 competitors.push(library(name, python.clone()));
             }
         }
@@ -250,7 +301,9 @@ struct Work {
     downloads: PathBuf,
     digests: BTreeMap<&'static str, String>,
     nginx: Child,
-    ports: [u16; 2],
+    link: Child,
+    /// Where each [`Shape`] is served.
+    ports: [u16; 3],
 }
 
 impl Work {
@@ -258,9 +311,10 @@ impl Work {
         let served = Path::new("/dev/shm").join(format!("headstart-bench-{}", std::process::id()));
         let downloads = options.target.join("bench-downloads");
         fs::create_dir_all(&served).with_context(|| format!("create {}", served.display()))?;
-        let ports = [free_port()?, free_port()?];
+        let served_at = [free_port()?, free_port()?];
         let config = served.join("nginx.conf");
-        fs::write(&config, nginx_config(&served, ports)).context("write the server's config")?;
+        fs::write(&config, nginx_config(&served, served_at))
+            .context("write the server's config")?;
         let mut digests = BTreeMap::new();
         for (seed, (name, size)) in Case::all(options.large)
             .iter()
@@ -277,15 +331,18 @@ impl Work {
             .stderr(Stdio::null())
             .spawn()
             .context("start nginx: install nginx-light")?;
+        let [free, capped] = served_at;
+        let (link, shaped) = shaped_link(&options.link, free)?;
         let work = Self {
             served,
             downloads,
             digests,
             nginx,
-            ports,
+            link,
+            ports: [free, capped, shaped],
         };
         let start = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", ports[1])).is_err() {
+        while std::net::TcpStream::connect(("127.0.0.1", capped)).is_err() {
             ensure!(
                 start.elapsed() < Duration::from_secs(10),
                 "nginx does not answer"
@@ -295,10 +352,28 @@ impl Work {
         Ok(work)
     }
 
+    /// What hashing and receiving cost by themselves on this machine.
+    fn floor(&self) -> Result<Floor> {
+        let path = self.served.join("large");
+        let gigabytes = fs::metadata(&path).context("measure a file")?.len() as f64 / 1e9;
+        let cost = |command: &mut Command| {
+            let before = children_cpu()?;
+            succeed(command.stdout(Stdio::null()))?;
+            anyhow::Ok((children_cpu()? - before) / gigabytes)
+        };
+        let mut hash = on_cpu_1("openssl");
+        let mut receive = on_cpu_1("curl");
+        let url = format!("http://127.0.0.1:{}/large", self.ports[0]);
+        Ok(Floor {
+            hashing: cost(hash.args(["dgst", "-sha256"]).arg(&path))?,
+            receiving: cost(receive.args(["-sSf", "-o", "/dev/null", &url]))?,
+        })
+    }
+
     fn measure(&self, competitor: &Competitor, case: &Case) -> Result<Sample> {
         let _ = fs::remove_dir_all(&self.downloads);
         fs::create_dir_all(&self.downloads).context("create the download directory")?;
-        let port = self.ports[usize::from(case.capped)];
+        let port = self.ports[case.shape as usize];
         let files: Vec<Remote> = case
             .files
             .iter()
@@ -351,11 +426,32 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let _ = self.nginx.kill();
-        let _ = self.nginx.wait();
+        for server in [&mut self.nginx, &mut self.link] {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
         let _ = fs::remove_dir_all(&self.served);
         let _ = fs::remove_dir_all(&self.downloads);
     }
+}
+
+/// A proxy that shapes what the server at `port` sends, and where it answers.
+fn shaped_link(program: &Path, port: u16) -> Result<(Child, u16)> {
+    let mut link = Command::new("taskset");
+    link.args(["-c", "0"]).arg(program);
+    link.args([
+        format!("127.0.0.1:{port}"),
+        format!("{}MB/s", SHAPED / 1_000_000),
+    ]);
+    let mut link = link
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start the link")?;
+    let mut said = String::new();
+    let mut lines = BufReader::new(link.stdout.take().context("its output is a pipe")?);
+    lines.read_line(&mut said).context("ask the link")?;
+    let port = said.trim().rsplit(':').next().and_then(|p| p.parse().ok());
+    Ok((link, port.context("the link does not say where it is")?))
 }
 
 fn nginx_config(dir: &Path, ports: [u16; 2]) -> String {
@@ -434,11 +530,7 @@ fn succeed(command: &mut Command) -> Result<()> {
 
 fn report(case: &Case, competitors: &[Competitor], samples: &BTreeMap<usize, Vec<Sample>>) {
     let gigabytes = case.bytes() as f64 / 1e9;
-    let median = |index: usize, of: fn(&Sample) -> f64| {
-        let mut values: Vec<f64> = samples[&index].iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+    let median = |index: usize, of: fn(&Sample) -> f64| median(samples[&index].iter().map(of));
     let ours = median(0, |s| s.wall);
     let rounds = samples[&0].len();
     println!(
@@ -462,19 +554,10 @@ fn report(case: &Case, competitors: &[Competitor], samples: &BTreeMap<usize, Vec
             if competitor.verifies { "yes" } else { "no" },
         );
     }
-    let busy = median(0, |s| s.cpu) / ours;
-    let cap = (CAP * CONNECTIONS) as f64 / 1e6;
-    let link = match case.capped {
-        true => format!("; all connections at their cap give {cap:.0} MB/s"),
-        false => String::new(),
-    };
-    let bound = if busy > 0.85 {
-        "its CPU"
-    } else {
-        "the server, the link or the disk"
-    };
-    println!(
-        "headstart is bound by {bound}: its one CPU is {:.0} % busy{link}",
-        busy * 100.0
-    );
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
