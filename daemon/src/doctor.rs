@@ -164,6 +164,7 @@ async fn buy(
     eprintln!("buying one {offering} as {claim}; it is given back, whatever is found");
     let wanted = Wanted {
         // A node without its claim is nobody's: nothing may be scheduled to it.
+        startup_taints: Vec::new(),
         taints: vec![PoolTaint {
             key: names::LEAVING_TAINT.to_owned(),
             value: String::new(),

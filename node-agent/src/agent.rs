@@ -6,7 +6,7 @@
 //! - What has happened survives the process: that an item is ready is on disk before it is told.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::fact::name as source_name;
 use self::fact::{Fact, Record};
+use self::figures::Counters;
 pub(crate) use self::intent::Me;
 use self::intent::{Heard, Intent};
 pub(crate) use self::outside::{Changes, until_listening, watch_network};
@@ -83,14 +84,6 @@ struct Ears {
     notice: Option<headstart_api::Interruption>,
     /// What the agent that still has the store says of itself.
     relayed: Option<NodeCacheStatus>,
-}
-
-/// What ended items have come to.
-#[derive(Default)]
-struct Counters {
-    bytes: [[AtomicU64; SourceKind::ALL.len()]; 2],
-    mismatches: AtomicU64,
-    ready: Mutex<Vec<(Kind, Duration)>>,
 }
 
 /// Bytes by kind of item and of source, for metrics.

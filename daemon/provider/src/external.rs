@@ -60,7 +60,7 @@ struct Asked<'a> {
     zone: &'a str,
     capacity_type: &'a str,
     labels: &'a std::collections::BTreeMap<String, String>,
-    taints: &'a [headstart_api::PoolTaint],
+    taints: Vec<&'a headstart_api::PoolTaint>,
     settings: &'a Map<String, Value>,
     intent: &'a str,
 }
@@ -165,7 +165,7 @@ impl Provider for External {
                 zone: &wanted.offering.zone,
                 capacity_type: wanted.offering.capacity_type.as_str(),
                 labels: &wanted.labels,
-                taints: &wanted.taints,
+                taints: wanted.first_taints().collect(),
                 settings: &wanted.settings,
                 intent: &wanted.intent,
             };

@@ -80,12 +80,21 @@ pub struct Wanted {
     pub offering: OfferingKey,
     /// Labels its Node is to have.
     pub labels: BTreeMap<String, String>,
-    /// Taints its Node is to have, startup taints among them.
+    /// Taints its Node is to have and keep.
     pub taints: Vec<PoolTaint>,
+    /// Taints its Node is to have at first, which somebody in the cluster takes off.
+    pub startup_taints: Vec<PoolTaint>,
     /// `spec.provider` of its pool.
     pub settings: Map<String, Value>,
     /// What the agent on it should fetch, as the agent reads it from a file: a `NodeCache` in JSON.
     pub intent: String,
+}
+
+impl Wanted {
+    /// Every taint its Node is to have at first.
+    pub fn first_taints(&self) -> impl Iterator<Item = &PoolTaint> {
+        self.taints.iter().chain(&self.startup_taints)
+    }
 }
 
 /// A machine.

@@ -111,8 +111,10 @@ fn name(new: &NewNode, salt: &str) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let pool: String = new.pool.chars().take(52).collect();
-    format!("{}-{tail}", pool.trim_end_matches(['-', '.']))
+    // Clouds name machines after it: 54 letters, digits and dashes are what all of them take.
+    let letters = new.pool.chars().map(|it| if it == '.' { '-' } else { it });
+    let pool: String = letters.take(43).collect();
+    format!("{}-{tail}", pool.trim_end_matches('-'))
 }
 
 fn written(taint: &Taint) -> PoolTaint {
@@ -295,12 +297,8 @@ pub(super) fn wanted(
         claim: claim.name_any(),
         offering: offering(claim)?,
         labels: spec.labels.clone(),
-        taints: spec
-            .taints
-            .iter()
-            .chain(&spec.startup_taints)
-            .cloned()
-            .collect(),
+        taints: spec.taints.clone(),
+        startup_taints: spec.startup_taints.clone(),
         settings,
         intent,
     })
@@ -390,7 +388,7 @@ mod tests {
         let name = |salt| of(&bought(), None, None, salt, String::new()).name_any();
         assert_eq!(name("1"), name("1"));
         assert_ne!(name("1"), name("2"));
-        assert!(name("1").len() <= 63);
+        assert!(name("1").len() <= 54);
     }
 
     #[test]

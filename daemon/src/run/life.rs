@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-/// How long a provider may take to say yes. Karpenter's time for a launch.
-pub(super) const LAUNCH_LIMIT: Duration = Duration::from_secs(300);
+/// How long a provider may take to say yes. AKS and GKE take minutes to say that there is a machine.
+pub(super) const LAUNCH_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long a Node that was there may be away: a kubelet that lost its object makes it again.
 const NODE_AWAY_LIMIT: Duration = Duration::from_secs(30);

@@ -1,10 +1,21 @@
 //! What the agent has done and is doing, in numbers.
 
-use std::sync::atomic::Ordering;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use headstart_transfer::source::SourceKind;
 
 use super::queue::Phase;
 use super::{Agent, BytesBySource, Kind};
+
+/// What ended items have come to.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) bytes: [[AtomicU64; SourceKind::ALL.len()]; 2],
+    pub(super) mismatches: AtomicU64,
+    pub(super) ready: Mutex<Vec<(Kind, Duration)>>,
+}
 
 impl Agent {
     /// How many items of a kind are in which state, for metrics.

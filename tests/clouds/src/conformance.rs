@@ -69,6 +69,7 @@ fn wanted(cloud: &dyn Cloud, claim: &str, offering: &OfferingKey) -> Wanted {
             ("headstart.dev/node-pool".to_owned(), "gpu".to_owned()),
             ("team".to_owned(), "vision".to_owned()),
         ]),
+        startup_taints: Vec::new(),
         taints: vec![
             PoolTaint {
                 key: "nvidia.com/gpu".to_owned(),
@@ -178,6 +179,7 @@ macro_rules! conformance {
                 a_machine_says_whose_it_is,
                 its_node_has_the_labels_asked_for,
                 its_node_has_the_taints_asked_for,
+                startup_taints_are_on_its_node_or_are_refused,
                 what_it_is_to_fetch_is_handed_to_it,
                 a_machine_is_named_as_its_node_will_name_it,
                 a_machine_made_now_is_said_to_be_made_now;

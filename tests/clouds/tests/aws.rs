@@ -24,6 +24,7 @@ mod own {
             claim: claim.to_owned(),
             offering: cloud.offerings().spot,
             labels: BTreeMap::new(),
+            startup_taints: Vec::new(),
             taints: Vec::new(),
             settings,
             intent: String::new(),

@@ -29,6 +29,7 @@ fn wanted(azure: &Azure, claim: &str) -> Wanted {
         claim: claim.to_owned(),
         offering: wares().spot,
         labels: [("team".to_owned(), "vision".to_owned())].into(),
+        startup_taints: Vec::new(),
         taints: Vec::new(),
         settings: azure.settings(),
         intent: String::new(),

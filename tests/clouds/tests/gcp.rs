@@ -19,6 +19,7 @@ fn wanted(google: &Google, claim: &str) -> Wanted {
         claim: claim.to_owned(),
         offering: google.offerings().spot,
         labels: [("team".to_owned(), "vision".to_owned())].into(),
+        startup_taints: Vec::new(),
         taints: Vec::new(),
         settings: google.settings(),
         intent: String::new(),
@@ -27,7 +28,7 @@ fn wanted(google: &Google, claim: &str) -> Wanted {
 
 /// A provider that looks once at what is being made.
 fn impatient(google: &Google) -> Arc<Gcp> {
-    let endpoint = google.url().parse().unwrap();
+    let endpoint = google.url().parse().expect("an address");
     let patience = Patience {
         tries: 1,
         total: Duration::ZERO,

@@ -80,6 +80,7 @@ impl Storm<'_> {
             claim: format!("gpu-{}", self.named),
             offering: offering.clone(),
             labels: BTreeMap::new(),
+            startup_taints: Vec::new(),
             taints: Vec::new(),
             settings: serde_json::Map::new(),
             intent: "{}".to_owned(),

@@ -92,6 +92,7 @@ fn wanted(azure: &Azure) -> Wanted {
         claim: "gpu-a".to_owned(),
         offering: wares().spot,
         labels: [("team".to_owned(), "vision".to_owned())].into(),
+        startup_taints: Vec::new(),
         taints: vec![headstart_api::PoolTaint {
             key: "nvidia.com/gpu".to_owned(),
             value: "present".to_owned(),

@@ -56,6 +56,7 @@ async fn what_the_provider_sends_is_what_googles_discovery_documents_describe() 
         claim: "gpu-a".to_owned(),
         offering: google.offerings().spot,
         labels: [("team".to_owned(), "vision".to_owned())].into(),
+        startup_taints: Vec::new(),
         taints: ["NoSchedule", "PreferNoSchedule", "NoExecute"]
             .map(|effect| headstart_api::PoolTaint {
                 key: "nvidia.com/gpu".to_owned(),

@@ -142,6 +142,7 @@ impl Aws {
             claim: "examination".to_owned(),
             offering,
             labels: BTreeMap::new(),
+            startup_taints: Vec::new(),
             taints: Vec::new(),
             settings: written.clone(),
             intent: String::new(),

@@ -128,8 +128,7 @@ fn nodeadm(
     intent: Option<String>,
 ) -> String {
     let taints: Vec<_> = wanted
-        .taints
-        .iter()
+        .first_taints()
         .map(|taint| json!({"key": taint.key, "value": taint.value, "effect": taint.effect}))
         .collect();
     let labels: Vec<String> = labels
@@ -248,7 +247,7 @@ fn bottlerocket(
     }
     text.push_str("\n[settings.kubernetes.node-taints]\n");
     let mut taints: std::collections::BTreeMap<&str, Vec<String>> = Default::default();
-    for taint in &wanted.taints {
+    for taint in wanted.first_taints() {
         let value = format!("{}:{}", taint.value, taint.effect);
         taints.entry(&taint.key).or_default().push(value);
     }

@@ -239,6 +239,7 @@ fn wanted(settings: Value, intent: &str) -> Wanted {
                 "us-east-1a".to_owned(),
             ),
         ]),
+        startup_taints: Vec::new(),
         taints: vec![PoolTaint {
             key: "nvidia.com/gpu".to_owned(),
             value: "present".to_owned(),

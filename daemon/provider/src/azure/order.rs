@@ -55,6 +55,15 @@ impl Azure {
         let local_disk = known.is_some_and(|kind| kind.local_nvme > 0);
         if self.config.nodes != Nodes::AgentPools {
             settings.check_machines()?;
+        } else if let Some(taint) = wanted.startup_taints.first() {
+            return Err(Refusal::Misconfigured {
+                field: "spec.startupTaints".to_owned(),
+                said: format!(
+                    "AKS keeps {} on the nodes of an agent pool for ever: take it out, or set \
+                     nodes.machines of the provider's configuration",
+                    taint.key
+                ),
+            });
         }
         let priority = match wanted.offering.capacity_type {
             CapacityType::Spot => {
@@ -83,7 +92,7 @@ impl Azure {
         let mut labels = wanted.labels.clone();
         labels.retain(|key, _| !is_akss_own(key));
         labels.insert(names::NODE_CLAIM.to_owned(), wanted.claim.clone());
-        let taints = wanted.taints.iter().filter(|taint| !is_spot_taint(taint));
+        let taints = wanted.first_taints().filter(|taint| !is_spot_taint(taint));
         Ok(Order {
             size: kind.clone(),
             zones: self.zones(&wanted.offering)?,

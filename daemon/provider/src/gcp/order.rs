@@ -92,7 +92,7 @@ impl Order {
             }
         };
         let labels = wanted.labels.iter().filter(|(key, _)| is_ours_to_set(key));
-        let mut taints: Vec<_> = wanted.taints.iter().map(taint).collect();
+        let mut taints: Vec<_> = wanted.first_taints().map(taint).collect();
         taints.sort_by(|a, b| (&a.key, &a.effect).cmp(&(&b.key, &b.effect)));
         let disk = |image: &String| SecondaryBootDisk {
             disk_image: image.clone(),

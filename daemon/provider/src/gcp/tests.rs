@@ -193,6 +193,7 @@ fn wanted() -> Wanted {
             capacity_type: headstart_core::offer::CapacityType::Spot,
         },
         labels: [("team".to_owned(), "vision".to_owned())].into(),
+        startup_taints: Vec::new(),
         taints: Vec::new(),
         settings: Map::new(),
         intent: String::new(),

@@ -255,7 +255,7 @@ pub(super) fn make(
             "name": name, "labels": labels,
             "annotations": {PLAN: serde_json::to_string(&plan)?},
         },
-        "spec": {"providerID": provider_id(name), "taints": wanted.taints},
+        "spec": {"providerID": provider_id(name), "taints": wanted.first_taints().collect::<Vec<_>>()},
         "status": {
             "capacity": early(&kind.capacity), "allocatable": early(&allocatable),
             "conditions": [condition(false, Timestamp::now())],

@@ -92,6 +92,7 @@ fn wanted(claim: &str, settings: Value) -> Wanted {
             capacity_type: CapacityType::Spot,
         },
         labels: BTreeMap::from([(names::NODE_POOL.to_owned(), "gpu".to_owned())]),
+        startup_taints: Vec::new(),
         taints: vec![headstart_api::PoolTaint {
             key: "gpu".to_owned(),
             value: String::new(),

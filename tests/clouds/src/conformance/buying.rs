@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::{
-    BTreeSet, CLUSTER, Cloud, Duration, Habit, INTENT, InstanceState, SystemTime, buy,
+    BTreeSet, CLUSTER, Cloud, Duration, Habit, INTENT, InstanceState, Refusal, SystemTime, buy,
     does_without, of, running, wanted,
 };
 
@@ -102,6 +102,30 @@ pub async fn its_node_has_the_taints_asked_for(cloud: &dyn Cloud) {
         "headstart.dev/starting=:NoExecute",
     ] {
         assert!(taints.iter().any(|has| has == taint), "{taint}: {taints:?}");
+    }
+}
+
+/// It has them at first, or the pool is told that they cannot be.
+pub async fn startup_taints_are_on_its_node_or_are_refused(cloud: &dyn Cloud) {
+    let mut wanted = wanted(cloud, "gpu-a", &cloud.offerings().spot);
+    wanted.startup_taints = vec![headstart_api::PoolTaint {
+        key: "example.com/agent-not-ready".to_owned(),
+        value: String::new(),
+        effect: "NoSchedule".to_owned(),
+    }];
+    match cloud.provider(CLUSTER).ensure(&wanted).await {
+        Ok(got) => {
+            let taints = of(cloud, &got).taints;
+            let taint = "example.com/agent-not-ready=:NoSchedule";
+            assert!(taints.iter().any(|has| has == taint), "{taints:?}");
+        }
+        Err(Refusal::Misconfigured { field, .. }) => {
+            assert_eq!(
+                (field.as_str(), cloud.control().bought()),
+                ("spec.startupTaints", 0)
+            );
+        }
+        Err(other) => panic!("{other}"),
     }
 }
 
