@@ -7,7 +7,7 @@
 //! so that it takes a node once that is Ready.
 //!
 //! How machines behave is said by a pool, in `spec.provider`, and holds for nodes made from then on
-//! ([`Settings`]); a running one is interrupted by annotating its Node with [`INTERRUPT`].
+//! (`Settings`); a running one is interrupted by annotating its Node with [`INTERRUPT`].
 //!
 //! A Node without the mark is never touched, whatever its name is.
 

@@ -45,7 +45,7 @@ pub enum DryRun {
     /// It does what it says.
     #[default]
     No,
-    /// It answers [`Permission`] instead.
+    /// It answers whether it may instead.
     Yes,
 }
 
