@@ -23,6 +23,7 @@ use self::live::Live;
 pub(crate) use self::live::is_over;
 use self::object::Objects;
 pub(crate) use self::requests::is_accelerator;
+use self::source::Document;
 use self::workload::Maker;
 
 mod affinity;
@@ -78,11 +79,7 @@ where
     B: AsRef<[u8]>,
 {
     let findings = Findings::default();
-    let mut documents = Vec::new();
-    for (name, bytes) in sources {
-        documents.extend(source::documents(name.as_ref(), bytes.as_ref(), &findings));
-    }
-    let objects = Objects::read(documents, &findings);
+    let objects = Objects::read(documents(sources, &findings), &findings);
     let cluster = Cluster::of(&objects);
     let live = Live::of(&objects.pods);
     let mut maker = Maker {
@@ -142,19 +139,10 @@ where
     B: AsRef<[u8]>,
 {
     let findings = Findings::default();
-    let mut trees = Vec::new();
-    for (name, bytes) in sources {
-        let documents = source::documents(name.as_ref(), bytes.as_ref(), &findings);
-        let named = documents
-            .into_iter()
-            .map(|document| (document.place.to_string(), document.tree));
-        trees.extend(named);
-    }
-    let (problems, _) = findings.into_parts();
-    match problems.is_empty() {
-        true => Ok(trees),
-        false => Err(problems.iter().map(ToString::to_string).collect()),
-    }
+    let named = documents(sources, &findings)
+        .into_iter()
+        .map(|document| (document.place.to_string(), document.tree));
+    without_problems(named.collect(), findings)
 }
 
 /// The node pools of files, each by its name with what it says to its provider.
@@ -167,16 +155,29 @@ where
     B: AsRef<[u8]>,
 {
     let findings = Findings::default();
-    let mut documents = Vec::new();
-    for (name, bytes) in sources {
-        documents.extend(source::documents(name.as_ref(), bytes.as_ref(), &findings));
-    }
-    let pools = Objects::read(documents, &findings).node_pools.into_iter();
+    let objects = Objects::read(documents(sources, &findings), &findings);
+    let pools = objects.node_pools.into_iter();
     let pools = pools.map(|pool| (pool.name, pool.object.spec.provider));
-    let pools = pools.collect();
+    without_problems(pools.collect(), findings)
+}
+
+/// The documents of files.
+fn documents<N, B>(sources: &[(N, B)], findings: &Findings) -> Vec<Document>
+where
+    N: AsRef<str>,
+    B: AsRef<[u8]>,
+{
+    let sources = sources.iter();
+    sources
+        .flat_map(|(name, bytes)| source::documents(name.as_ref(), bytes.as_ref(), findings))
+        .collect()
+}
+
+/// What was read, if nothing was wrong with it; else one line per problem.
+fn without_problems<T>(read: T, findings: Findings) -> Result<T, Vec<String>> {
     let (problems, _) = findings.into_parts();
     match problems.is_empty() {
-        true => Ok(pools),
+        true => Ok(read),
         false => Err(problems.iter().map(ToString::to_string).collect()),
     }
 }

@@ -9,3 +9,5 @@ pub mod azure;
 pub mod bucket;
 pub mod call;
 pub mod gcp;
+mod kept;
+pub mod setting;

@@ -39,6 +39,7 @@ use url::Url;
 use self::home::Home;
 use self::refusal::refusal;
 pub use self::settings::{Agent, Family, LocalNvme, Settings, Volume};
+use crate::config::ConfigError;
 use crate::doctor::Finding;
 use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Site, Wanted};
 
@@ -87,18 +88,6 @@ pub struct Config {
     /// Where all of AWS's services are, in a private cloud or a test.
     #[serde(default, deserialize_with = "settings::some_url")]
     pub endpoint: Option<Url>,
-}
-
-/// A field of [`Config`] that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {found:?}: {fix}")]
-pub struct ConfigError {
-    /// Which.
-    pub field: String,
-    /// What it says.
-    pub found: String,
-    /// What it should.
-    pub fix: String,
 }
 
 /// Nodes of one EKS cluster.
@@ -160,25 +149,19 @@ impl Config {
     /// # Errors
     /// The field that makes none, and what to write.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |field: &str, found: &str, fix: &str| ConfigError {
-            field: field.to_owned(),
-            found: found.to_owned(),
-            fix: fix.to_owned(),
-        };
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if !(4..=32).contains(&self.region.len()) || !self.region.chars().all(plain) {
             let fix = "write a region of AWS, such as us-east-1";
-            return Err(wrong("region", &self.region, fix));
+            return Err(ConfigError::new("region", &self.region, fix));
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if !(1..=100).contains(&self.cluster.len()) || !self.cluster.chars().all(plain) {
             let fix = "write the cluster's name in EKS: letters, digits, - and _";
-            return Err(wrong("cluster", &self.cluster, fix));
+            return Err(ConfigError::new("cluster", &self.cluster, fix));
         }
-        self.nodes.check().map_err(|fault| ConfigError {
-            field: format!("nodes.{}", fault.field),
-            found: fault.found,
-            fix: fault.fix.to_owned(),
+        self.nodes.check().map_err(|fault| {
+            let field = format!("nodes.{}", fault.field);
+            ConfigError::new(field, fault.found, fault.fix)
         })
     }
 
@@ -489,11 +472,8 @@ impl Provider for Aws {
 fn direct(http: &Http) -> Result<Http, ConfigError> {
     let mut policy = http.policy().clone();
     policy.proxy = ProxyRule::Never;
-    Http::new(policy).map_err(|error| ConfigError {
-        field: "credentials".to_owned(),
-        found: chain(&error),
-        fix: "see what it says".to_owned(),
-    })
+    let wrong = |error| ConfigError::new("credentials", chain(&error), "see what it says");
+    Http::new(policy).map_err(wrong)
 }
 
 fn instance(found: &ec2::Instance) -> Instance {

@@ -38,12 +38,13 @@ use headstart_clouds::azure::token::{Source, Tokens};
 use headstart_clouds::bucket::Bucket;
 use headstart_clouds::call::Caller;
 use headstart_core::offer::OfferingKey;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
 use self::home::{Home, Kept, Stage};
 use self::settings::Settings;
+use crate::config::{ConfigError, url};
 use crate::doctor::Finding;
 use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Site, Wanted};
 
@@ -148,26 +149,8 @@ impl Default for Endpoints {
     }
 }
 
-fn url<'de, D: Deserializer<'de>>(from: D) -> Result<Url, D::Error> {
-    let text = String::deserialize(from)?;
-    let wrong = |error| serde::de::Error::custom(format!("{text:?} is no URL: {error}"));
-    Url::parse(&text).map_err(wrong)
-}
-
 fn machines_version() -> String {
     MACHINES_VERSION.to_owned()
-}
-
-/// A field of [`Config`] that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {found:?}: {fix}")]
-pub struct ConfigError {
-    /// Which.
-    pub field: &'static str,
-    /// What it says.
-    pub found: String,
-    /// What it should.
-    pub fix: &'static str,
 }
 
 /// Nodes of one AKS cluster.
@@ -474,13 +457,7 @@ impl Provider for Azure {
 
 impl Config {
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |field, found: &str, fix| {
-            Err(ConfigError {
-                field,
-                found: found.to_owned(),
-                fix,
-            })
-        };
+        let wrong = |field: &str, found: &str, fix: &str| Err(ConfigError::new(field, found, fix));
         let is_id = |text: &str| {
             text.len() == 36 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
         };

@@ -28,13 +28,14 @@ use headstart_clouds::gcp::api::Api;
 use headstart_clouds::gcp::compute::{self, Compute, Group, ManagedInstance, last};
 use headstart_clouds::gcp::container::Container;
 use headstart_clouds::gcp::token::{Source, Tokens};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
 use self::order::{CLUSTER_LABEL, Names, Order};
 use self::pools::{Looks, Pools};
 use self::settings::Settings;
+use crate::config::{ConfigError, url};
 use crate::doctor::Finding;
 use crate::{Instance, InstanceState, Offers, Provider, Refusal, Release, Site, Wanted};
 
@@ -97,34 +98,14 @@ impl Default for Endpoints {
     }
 }
 
-fn url<'de, D: Deserializer<'de>>(from: D) -> Result<Url, D::Error> {
-    let text = String::deserialize(from)?;
-    let wrong = |error| serde::de::Error::custom(format!("{text:?} is no URL: {error}"));
-    Url::parse(&text).map_err(wrong)
-}
-
-/// A field of [`Config`] that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {found:?}: {fix}")]
-pub struct ConfigError {
-    /// Which.
-    pub field: &'static str,
-    /// What it says.
-    pub found: String,
-    /// What it should.
-    pub fix: &'static str,
-}
-
 impl Config {
     /// The region that the cluster is in, checking all else on the way.
     ///
     /// # Errors
     /// The field that makes no sense, and what to write.
     pub fn region(&self) -> Result<String, ConfigError> {
-        let wrong = |field, found: &str, fix| ConfigError {
-            field,
-            found: found.chars().take(80).collect(),
-            fix,
+        let wrong = |field: &str, found: &str, fix: &str| {
+            ConfigError::new(field, found.chars().take(80).collect::<String>(), fix)
         };
         let plain = |text: &str| {
             let letters =

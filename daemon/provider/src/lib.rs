@@ -18,6 +18,7 @@ use self::doctor::Finding;
 
 pub mod aws;
 pub mod azure;
+pub mod config;
 pub mod doctor;
 pub mod external;
 pub mod gcp;

@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use axum::response::Response;
 use headstart_core::offer::OfferingKey;
+
+use crate::server::hang_up;
 
 /// Kinds of calls that faults are planned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +133,23 @@ impl Control {
         let mut inner = self.inner();
         *inner.calls.entry(verb).or_default() += 1;
         inner.faults.get_mut(&verb)?.pop_front()
+    }
+
+    /// Does `work`, unless what goes wrong with this call keeps it from being done or answered.
+    /// `answer` says what a fault is; nothing, when the call is to be done and not answered.
+    pub fn answer(
+        &self,
+        verb: Verb,
+        answer: impl FnOnce(Fault) -> Option<Response>,
+        work: impl FnOnce() -> Response,
+    ) -> Response {
+        match self.next(verb) {
+            None => work(),
+            Some(planned) => answer(planned).unwrap_or_else(|| {
+                work();
+                hang_up()
+            }),
+        }
     }
 
     /// Requests of this kind so far.

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use headstart_core::offer::{CapacityType, OfferingKey};
+use headstart_core::offer::OfferingKey;
 use headstart_provider::external::External;
 use headstart_provider::{Offers, Provider};
 use jiff::Timestamp;
@@ -49,7 +49,7 @@ impl Cloud for Fleet {
         let base = base.parse().expect("an address");
         let token = Some(cluster.to_owned());
         Arc::new(External::new(site, base, token, |_| {
-            Ok(market::catalog(&wares()))
+            Ok(market::catalog(&market::home()))
         }))
     }
 
@@ -58,7 +58,7 @@ impl Cloud for Fleet {
     }
 
     fn offerings(&self) -> Wares {
-        wares()
+        market::home()
     }
 
     fn control(&self) -> &Control {
@@ -77,20 +77,6 @@ impl Cloud for Fleet {
             Habit::ReadsSettings => Some("settings are the other side's"),
             Habit::HandsIntent | Habit::HearsInterruptions => None,
         }
-    }
-}
-
-fn wares() -> Wares {
-    let key = |instance_type: &str, zone: &str, capacity_type| OfferingKey {
-        instance_type: instance_type.to_owned(),
-        zone: zone.to_owned(),
-        capacity_type,
-    };
-    Wares {
-        spot: key("box.l4", "home-a", CapacityType::Spot),
-        elsewhere: key("box.l4", "home-b", CapacityType::Spot),
-        on_demand: key("box.l4", "home-a", CapacityType::OnDemand),
-        other: key("crate.l4", "home-a", CapacityType::Spot),
     }
 }
 
@@ -124,25 +110,12 @@ fn fault(fault: Fault) -> Option<Response> {
     })
 }
 
-/// Does `work`, unless what goes wrong with this call keeps it from being done or answered.
-fn answer(control: &Control, verb: Verb, work: impl FnOnce() -> Response) -> Response {
-    match control.next(verb) {
-        None => work(),
-        Some(planned) => fault(planned).unwrap_or_else(|| {
-            work();
-            hang_up()
-        }),
-    }
-}
-
 async fn offers(State(control): State<Arc<Control>>) -> Response {
-    answer(&control, Verb::Offers, || {
-        "read by the test".into_response()
-    })
+    control.answer(Verb::Offers, fault, || "read by the test".into_response())
 }
 
 async fn list(State(control): State<Arc<Control>>, Path(cluster): Path<String>) -> Response {
-    answer(&control, Verb::List, || {
+    control.answer(Verb::List, fault, || {
         let machines = control.list().into_iter();
         let of_cluster = machines.filter(|machine| machine.marks["cluster"] == cluster);
         let instances: Vec<_> = of_cluster.map(|machine| told(&machine)).collect();
@@ -162,7 +135,7 @@ async fn ensure(
     {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    answer(&control, Verb::Create, || {
+    control.answer(Verb::Create, fault, || {
         match machine(&cluster, &claim, &asked) {
         None => (
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -187,7 +160,7 @@ async fn end(
     State(control): State<Arc<Control>>,
     Path((cluster, claim)): Path<(String, String)>,
 ) -> Response {
-    answer(&control, Verb::Delete, || {
+    control.answer(Verb::Delete, fault, || {
         // Looking at it is what brings an ending one nearer to being gone.
         control.list();
         match control.end(&format!("{cluster}-{claim}")) {
@@ -204,7 +177,7 @@ fn machine(cluster: &str, claim: &str, asked: &Value) -> Option<Machine> {
         zone: text("zone")?,
         capacity_type: asked["capacityType"].as_str()?.parse().ok()?,
     };
-    let wares = wares();
+    let wares = market::home();
     let sold = [
         &wares.spot,
         &wares.elsewhere,

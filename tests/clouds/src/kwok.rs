@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use headstart_core::offer::{CapacityType, OfferingKey};
+use headstart_core::offer::OfferingKey;
 use headstart_provider::Provider;
 use headstart_provider::kwok::{INTERRUPT, Kwok};
 use jiff::Timestamp;
@@ -61,7 +61,7 @@ impl Cloud for Nodes {
         // What is seen here is the provider's doing.
         config.default_retry = false;
         let client = kube::Client::try_from(config).expect("a client");
-        Arc::new(Kwok::new(client, market::catalog(&wares())))
+        Arc::new(Kwok::new(client, market::catalog(&market::home())))
     }
 
     fn settings(&self) -> Map<String, Value> {
@@ -80,7 +80,7 @@ impl Cloud for Nodes {
     }
 
     fn offerings(&self) -> Wares {
-        wares()
+        market::home()
     }
 
     fn control(&self) -> &Control {
@@ -127,31 +127,6 @@ impl Kept {
         let mut machines = self.control.machines().into_iter();
         machines.find(|machine| machine.id == id && machine.marks["cluster"] == cluster)
     }
-
-    /// Does `work`, unless what goes wrong with this call keeps it from being done or answered.
-    fn answer(&self, verb: Verb, work: impl FnOnce() -> Response) -> Response {
-        match self.control.next(verb) {
-            None => work(),
-            Some(planned) => fault(planned).unwrap_or_else(|| {
-                work();
-                hang_up()
-            }),
-        }
-    }
-}
-
-fn wares() -> Wares {
-    let key = |instance_type: &str, zone: &str, capacity_type| OfferingKey {
-        instance_type: instance_type.to_owned(),
-        zone: zone.to_owned(),
-        capacity_type,
-    };
-    Wares {
-        spot: key("box.l4", "home-a", CapacityType::Spot),
-        elsewhere: key("box.l4", "home-b", CapacityType::Spot),
-        on_demand: key("box.l4", "home-a", CapacityType::OnDemand),
-        other: key("crate.l4", "home-a", CapacityType::Spot),
-    }
 }
 
 fn status(code: u16, reason: &str, details: &Value) -> Response {
@@ -194,7 +169,7 @@ async fn list(
     Path(cluster): Path<String>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
-    kept.answer(Verb::List, || {
+    kept.control.answer(Verb::List, fault, || {
         let selector = query.get("labelSelector").map_or("", String::as_str);
         let is_selected = |machine: &Machine| {
             let terms = selector.split(',').filter_map(|term| term.split_once('='));
@@ -234,7 +209,7 @@ async fn look(
     State(kept): State<Arc<Kept>>,
     Path((cluster, name)): Path<(String, String)>,
 ) -> Response {
-    kept.answer(Verb::List, || {
+    kept.control.answer(Verb::List, fault, || {
         // Looking is what brings an ending one nearer to being gone.
         kept.control.list();
         match kept.machine(&cluster, &name) {
@@ -249,7 +224,7 @@ async fn make(
     Path(cluster): Path<String>,
     Json(mut node): Json<Value>,
 ) -> Response {
-    kept.answer(Verb::Create, || {
+    kept.control.answer(Verb::Create, fault, || {
         let Some(machine) = machine(&cluster, &node) else {
             return status(400, "BadRequest", &Value::Null);
         };
@@ -274,7 +249,7 @@ async fn end(
     Path((cluster, id)): Path<(String, String)>,
     Json(asked): Json<Value>,
 ) -> Response {
-    kept.answer(Verb::Delete, || {
+    kept.control.answer(Verb::Delete, fault, || {
         let Some(machine) = kept.machine(&cluster, &id) else {
             return status(404, "NotFound", &Value::Null);
         };

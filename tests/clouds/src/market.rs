@@ -4,11 +4,26 @@ use headstart_core::amount::{self, Resources};
 use headstart_core::label::Labels;
 use headstart_core::money::{HourlyPrice, Millis};
 use headstart_core::offer::{
-    Arch, Availability, Boot, CapacityType, Gpu, InstanceType, Offering, Rates,
+    Arch, Availability, Boot, CapacityType, Gpu, InstanceType, Offering, OfferingKey, Rates,
 };
 use headstart_provider::Offers;
 
 use crate::Wares;
+
+/// What a seller without a cloud's names sells.
+pub fn home() -> Wares {
+    let key = |instance_type: &str, zone: &str, capacity_type| OfferingKey {
+        instance_type: instance_type.to_owned(),
+        zone: zone.to_owned(),
+        capacity_type,
+    };
+    Wares {
+        spot: key("box.l4", "home-a", CapacityType::Spot),
+        elsewhere: key("box.l4", "home-b", CapacityType::Spot),
+        on_demand: key("box.l4", "home-a", CapacityType::OnDemand),
+        other: key("crate.l4", "home-a", CapacityType::Spot),
+    }
+}
 
 /// What of `wares` costs, in USD per hour: spot, the same elsewhere, on demand, the other type.
 pub const PRICES: [f64; 4] = [0.4, 0.45, 1.0, 0.6];

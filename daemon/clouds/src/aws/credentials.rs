@@ -11,15 +11,13 @@ use bytes::Bytes;
 use headstart_transfer::net::{Http, NetError, Request};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::Deserialize;
-use tokio::sync::Mutex;
 use url::Url;
 
 use super::profile::{self, ProfileError};
 use super::sign::Keys;
 use super::xml;
-
-/// How long before their end keys are replaced.
-const EARLY: Duration = Duration::from_secs(300);
+use crate::kept::{EARLY, Held, Kept};
+use crate::setting::InvalidSetting;
 
 /// How long keys of a file are used before it is read again.
 const REREAD: Duration = Duration::from_secs(60);
@@ -62,18 +60,6 @@ pub enum Source {
         /// The metadata service.
         endpoint: Url,
     },
-}
-
-/// A setting that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is {found:?}: {expected}")]
-pub struct InvalidSetting {
-    /// Which.
-    pub name: &'static str,
-    /// What it says.
-    pub found: String,
-    /// What it should.
-    pub expected: &'static str,
 }
 
 impl Source {
@@ -212,19 +198,7 @@ pub enum CredentialsError {
 pub struct Credentials {
     http: Http,
     source: Source,
-    held: Mutex<Option<Held>>,
-}
-
-#[derive(Clone, Debug)]
-struct Held {
-    keys: Keys,
-    until: Option<SystemTime>,
-}
-
-impl Held {
-    fn lasts(&self, now: SystemTime) -> bool {
-        self.until.is_none_or(|until| now < until)
-    }
+    kept: Kept<Keys>,
 }
 
 impl Credentials {
@@ -233,7 +207,7 @@ impl Credentials {
         Self {
             http,
             source,
-            held: Mutex::new(None),
+            kept: Kept::default(),
         }
     }
 
@@ -242,35 +216,18 @@ impl Credentials {
     /// # Errors
     /// If there are none and the source gives none.
     pub async fn keys(&self, now: SystemTime) -> Result<Keys, CredentialsError> {
-        let mut held = self.held.lock().await;
-        if let Some(held) = held.as_ref().filter(|held| held.lasts(now + EARLY)) {
-            return Ok(held.keys.clone());
-        }
-        match self.fetch().await {
-            Ok(fresh) => {
-                let keys = fresh.keys.clone();
-                *held = Some(fresh);
-                Ok(keys)
-            }
-            Err(error) => match held.as_ref().filter(|held| held.lasts(now)) {
-                Some(held) => Ok(held.keys.clone()),
-                None => Err(error),
-            },
-        }
+        self.kept.value(now, self.fetch()).await
     }
 
     /// Keys that a service says have ended are not used again, unless they were replaced already.
     pub async fn renew(&self, refused: &Keys) {
-        let mut held = self.held.lock().await;
-        if held.as_ref().is_some_and(|held| held.keys == *refused) {
-            *held = None;
-        }
+        self.kept.forget(refused).await;
     }
 
-    async fn fetch(&self) -> Result<Held, CredentialsError> {
+    async fn fetch(&self) -> Result<Held<Keys>, CredentialsError> {
         match &self.source {
             Source::Given(keys) => Ok(Held {
-                keys: keys.clone(),
+                value: keys.clone(),
                 until: None,
             }),
             Source::Profile { path, profile } => {
@@ -281,7 +238,7 @@ impl Credentials {
                 })?;
                 // Whoever writes the file anew wants the new ones used.
                 let until = Some(SystemTime::now() + REREAD + EARLY);
-                Ok(Held { keys, until })
+                Ok(Held { value: keys, until })
             }
             Source::WebIdentity {
                 endpoint,
@@ -324,7 +281,7 @@ impl Credentials {
         }
     }
 
-    async fn of_instance(&self, endpoint: &Url) -> Result<Held, CredentialsError> {
+    async fn of_instance(&self, endpoint: &Url) -> Result<Held<Keys>, CredentialsError> {
         const FROM: &str = "the instance metadata service";
         let at = |path: &str| {
             let mut url = endpoint.clone();
@@ -403,7 +360,7 @@ async fn read(path: &PathBuf) -> Result<String, CredentialsError> {
 }
 
 /// The answer of `AssumeRoleWithWebIdentity`.
-fn assumed(body: &[u8]) -> Result<Held, CredentialsError> {
+fn assumed(body: &[u8]) -> Result<Held<Keys>, CredentialsError> {
     let incomplete = |missing| CredentialsError::Incomplete {
         from: "STS",
         missing,
@@ -419,7 +376,7 @@ fn assumed(body: &[u8]) -> Result<Held, CredentialsError> {
         text => Ok(text.to_owned()),
     };
     Ok(Held {
-        keys: Keys {
+        value: Keys {
             id: of("AccessKeyId")?,
             secret: of("SecretAccessKey")?,
             session: Some(of("SessionToken")?),
@@ -438,14 +395,14 @@ struct Handed {
     expiration: Option<String>,
 }
 
-fn handed(from: &'static str, body: &[u8]) -> Result<Held, CredentialsError> {
+fn handed(from: &'static str, body: &[u8]) -> Result<Held<Keys>, CredentialsError> {
     let handed: Handed =
         serde_json::from_slice(body).map_err(|_| CredentialsError::Incomplete {
             from,
             missing: "AccessKeyId, SecretAccessKey and Token",
         })?;
     Ok(Held {
-        keys: Keys {
+        value: Keys {
             id: handed.access_key_id,
             secret: handed.secret_access_key,
             session: Some(handed.token),

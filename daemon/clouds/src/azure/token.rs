@@ -12,11 +12,10 @@ use bytes::Bytes;
 use headstart_transfer::net::{Http, NetError, Request};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Deserializer};
-use tokio::sync::Mutex;
 use url::Url;
 
-/// How long before its end a token is replaced.
-const EARLY: Duration = Duration::from_secs(300);
+use crate::kept::{Held, Kept};
+use crate::setting::InvalidSetting;
 
 /// Most bytes of an answer.
 const MAX_ANSWER: usize = 1 << 20;
@@ -57,18 +56,6 @@ impl std::fmt::Debug for Source {
             Self::Managed { client, .. } => write!(f, "Managed({client:?})"),
         }
     }
-}
-
-/// A setting that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is {found:?}: {expected}")]
-pub struct InvalidSetting {
-    /// Which.
-    pub name: &'static str,
-    /// What it says.
-    pub found: String,
-    /// What it should.
-    pub expected: &'static str,
 }
 
 impl Source {
@@ -154,25 +141,7 @@ pub enum TokenError {
 pub struct Tokens {
     http: Http,
     source: Source,
-    held: Mutex<Option<Held>>,
-}
-
-#[derive(Clone)]
-struct Held {
-    token: String,
-    until: Option<SystemTime>,
-}
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("until", &self.until).finish()
-    }
-}
-
-impl Held {
-    fn lasts(&self, now: SystemTime) -> bool {
-        self.until.is_none_or(|until| now < until)
-    }
+    kept: Kept<String>,
 }
 
 impl Tokens {
@@ -181,7 +150,7 @@ impl Tokens {
         Self {
             http,
             source,
-            held: Mutex::new(None),
+            kept: Kept::default(),
         }
     }
 
@@ -190,35 +159,18 @@ impl Tokens {
     /// # Errors
     /// If there is none and the source gives none.
     pub async fn bearer(&self, now: SystemTime) -> Result<String, TokenError> {
-        let mut held = self.held.lock().await;
-        if let Some(held) = held.as_ref().filter(|held| held.lasts(now + EARLY)) {
-            return Ok(held.token.clone());
-        }
-        match self.fetch(now).await {
-            Ok(fresh) => {
-                let token = fresh.token.clone();
-                *held = Some(fresh);
-                Ok(token)
-            }
-            Err(error) => match held.as_ref().filter(|held| held.lasts(now)) {
-                Some(held) => Ok(held.token.clone()),
-                None => Err(error),
-            },
-        }
+        self.kept.value(now, self.fetch(now)).await
     }
 
     /// An API calls `token` expired: it is not used again.
     pub async fn expired(&self, token: &str) {
-        let mut held = self.held.lock().await;
-        if held.as_ref().is_some_and(|held| held.token == token) {
-            *held = None;
-        }
+        self.kept.forget(token).await;
     }
 
-    async fn fetch(&self, now: SystemTime) -> Result<Held, TokenError> {
+    async fn fetch(&self, now: SystemTime) -> Result<Held<String>, TokenError> {
         match &self.source {
             Source::Given(token) => Ok(Held {
-                token: token.clone(),
+                value: token.clone(),
                 until: None,
             }),
             Source::Federated {
@@ -281,7 +233,7 @@ impl Tokens {
         from: &'static str,
         request: Request,
         now: SystemTime,
-    ) -> Result<Held, TokenError> {
+    ) -> Result<Held<String>, TokenError> {
         let net = |source| TokenError::Net {
             from,
             source: Box::new(source),
@@ -303,7 +255,7 @@ impl Tokens {
         let given: Given =
             serde_json::from_slice(&body).map_err(|_| TokenError::Incomplete { from })?;
         Ok(Held {
-            token: given.access_token,
+            value: given.access_token,
             until: Some(now + Duration::from_secs(given.expires_in.min(7 * 86_400))),
         })
     }

@@ -15,11 +15,10 @@ use headstart_transfer::net::{Credential, Http, NetError, Origin, Request};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use tokio::sync::Mutex;
 use url::Url;
 
-/// How long before its end a token is replaced.
-const EARLY: Duration = Duration::from_secs(300);
+use crate::kept::{Held, Kept};
+use crate::setting::InvalidSetting;
 
 /// Most bytes of an answer, and of a credential file.
 const MAX_ANSWER: usize = 1 << 20;
@@ -50,18 +49,6 @@ impl std::fmt::Debug for Source {
             Self::File(path) => write!(f, "File({})", path.display()),
         }
     }
-}
-
-/// A setting that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is {found:?}: {expected}")]
-pub struct InvalidSetting {
-    /// Which.
-    pub name: &'static str,
-    /// What it says.
-    pub found: String,
-    /// What it should.
-    pub expected: &'static str,
 }
 
 impl Source {
@@ -144,25 +131,7 @@ pub enum TokenError {
 pub struct Tokens {
     http: Http,
     source: Source,
-    held: Mutex<Option<Held>>,
-}
-
-#[derive(Clone)]
-struct Held {
-    token: String,
-    until: Option<SystemTime>,
-}
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("until", &self.until).finish()
-    }
-}
-
-impl Held {
-    fn lasts(&self, now: SystemTime) -> bool {
-        self.until.is_none_or(|until| now < until)
-    }
+    kept: Kept<String>,
 }
 
 impl Tokens {
@@ -171,7 +140,7 @@ impl Tokens {
         Self {
             http,
             source,
-            held: Mutex::new(None),
+            kept: Kept::default(),
         }
     }
 
@@ -180,35 +149,18 @@ impl Tokens {
     /// # Errors
     /// If there is none and the source gives none.
     pub async fn bearer(&self, now: SystemTime) -> Result<String, TokenError> {
-        let mut held = self.held.lock().await;
-        if let Some(held) = held.as_ref().filter(|held| held.lasts(now + EARLY)) {
-            return Ok(held.token.clone());
-        }
-        match self.fetch(now).await {
-            Ok(fresh) => {
-                let token = fresh.token.clone();
-                *held = Some(fresh);
-                Ok(token)
-            }
-            Err(error) => match held.as_ref().filter(|held| held.lasts(now)) {
-                Some(held) => Ok(held.token.clone()),
-                None => Err(error),
-            },
-        }
+        self.kept.value(now, self.fetch(now)).await
     }
 
     /// An API calls `token` expired: it is not used again.
     pub async fn expired(&self, token: &str) {
-        let mut held = self.held.lock().await;
-        if held.as_ref().is_some_and(|held| held.token == token) {
-            *held = None;
-        }
+        self.kept.forget(token).await;
     }
 
-    async fn fetch(&self, now: SystemTime) -> Result<Held, TokenError> {
+    async fn fetch(&self, now: SystemTime) -> Result<Held<String>, TokenError> {
         match &self.source {
             Source::Given(token) => Ok(Held {
-                token: token.clone(),
+                value: token.clone(),
                 until: None,
             }),
             Source::Metadata { endpoint } => {
@@ -227,7 +179,7 @@ impl Tokens {
         }
     }
 
-    async fn federated(&self, path: &Path, now: SystemTime) -> Result<Held, TokenError> {
+    async fn federated(&self, path: &Path, now: SystemTime) -> Result<Held<String>, TokenError> {
         const STS: &str = "Security Token Service";
         let file = Account::read(path).await?;
         let subject = self.subject(path, &file.credential_source).await?;
@@ -270,7 +222,7 @@ impl Tokens {
         let given: Impersonated = self.ask(IAM, &request, "accessToken").await?;
         let until: Option<jiff::Timestamp> = given.expire_time.parse().ok();
         Ok(Held {
-            token: given.access_token,
+            value: given.access_token,
             until: until.and_then(|until| {
                 let seconds = u64::try_from(until.as_second()).ok()?;
                 Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
@@ -373,9 +325,9 @@ struct Given {
 }
 
 impl Given {
-    fn held(self, now: SystemTime) -> Held {
+    fn held(self, now: SystemTime) -> Held<String> {
         Held {
-            token: self.access_token,
+            value: self.access_token,
             until: Some(now + Duration::from_secs(self.expires_in.min(7 * 86_400))),
         }
     }

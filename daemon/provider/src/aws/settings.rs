@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::Refusal;
+use crate::config::url;
 
 /// `spec.provider` of a pool. What is absent is as the provider's `nodes` say.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -285,12 +286,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-fn url<'de, D: Deserializer<'de>>(from: D) -> Result<Url, D::Error> {
-    let text = String::deserialize(from)?;
-    let wrong = |error| serde::de::Error::custom(format!("{text:?} is no URL: {error}"));
-    Url::parse(&text).map_err(wrong)
 }
 
 pub(super) fn some_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Url>, D::Error> {
